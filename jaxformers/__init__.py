@@ -1,0 +1,34 @@
+"""jaxformers: Hugging Face models, pipelines and training as pure JAX functions over plain trees of arrays.
+
+The public names are imported when first used, so that `import jaxformers` costs next to nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Model": "jaxformers.families",
+    "Output": "jaxformers.core.outputs",
+    "InputError": "jaxformers.errors",
+    "compose": "jaxformers.pipelines",
+    "load": "jaxformers.checkpoints",
+    "load_dataset": "jaxformers.data",
+    "load_tokenizer": "jaxformers.preprocess",
+    "pipeline": "jaxformers.pipelines",
+    "register_pipeline": "jaxformers.pipelines",
+    "save": "jaxformers.checkpoints",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxformers' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

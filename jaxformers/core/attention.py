@@ -1,0 +1,91 @@
+"""Attention, and the one place that picks the kernel for the device.
+
+Masks are boolean, True where a query may look, and broadcast to [B, H, L, S].
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxformers.core.layers import dropout
+from jaxformers.errors import InputError
+
+
+def padding_mask(attention_mask: jax.Array | None) -> jax.Array | None:
+    """The mask that hides padding.
+
+    Args:
+      attention_mask: [B, S] (or [B, L, S] for one mask a query), 1 for real tokens and 0 for padding; None hides nothing.
+
+    Returns:
+      Booleans [B, 1, 1, S] (or [B, 1, L, S]), or None.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.ndim == 2:
+        return attention_mask[:, None, None, :].astype(bool)
+    if attention_mask.ndim == 3:
+        return attention_mask[:, None, :, :].astype(bool)
+    raise InputError(
+        f"attention_mask must be [batch, length] or [batch, query, key], found shape {attention_mask.shape}"
+    )
+
+
+def pick_kernel(platform: str, dtype: jnp.dtype, head_size: int, *, dropout: bool, maps: bool) -> str:
+    """The kernel for this device: `cudnn` where cuDNN's fused attention does all that is asked, else `xla`.
+
+    The fused kernel takes half precision and head sizes that are multiples of 8 up to 128, cannot return the attention
+    maps, and draws its dropout its own way, which would make a run depend on the device: so with dropout it is not used.
+    """
+    fits = jnp.dtype(dtype).itemsize == 2 and head_size % 8 == 0 and head_size <= 128
+    return "cudnn" if platform == "gpu" and fits and not dropout and not maps else "xla"
+
+
+def attend(
+    q_BLHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    rng: jax.Array | None = None,
+    maps: bool = False,
+    kernel: str | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Scaled dot-product attention (Vaswani et al. 2017).
+
+    Args:
+      q_BLHK: queries [B, L, H, K].
+      k_BSHK: keys [B, S, H, K].
+      v_BSHK: values [B, S, H, K].
+      mask: booleans that broadcast to [B, H, L, S], True where a query may look; None lets it look everywhere.
+      bias: added to the scaled logits, of a shape that broadcasts to [B, H, L, S]; None adds nothing.
+      scale: multiplies the logits; 1/√K by default.
+      dropout_rate: share of attention weights dropped when `rng` is given.
+      rng: key for dropout; None means none.
+      maps: also return the attention weights.
+      kernel: `"xla"` or `"cudnn"`; None picks for the device.
+
+    Returns:
+      The attended values [B, L, H, K], and the weights after dropout [B, H, L, S] if `maps` asks for them, else None.
+    """
+    scale = q_BLHK.shape[-1] ** -0.5 if scale is None else scale
+    dropping = rng is not None and dropout_rate > 0
+    if kernel is None:
+        kernel = pick_kernel(jax.default_backend(), q_BLHK.dtype, q_BLHK.shape[-1], dropout=dropping, maps=maps)
+    if kernel == "cudnn":
+        return jax.nn.dot_product_attention(
+            q_BLHK, k_BSHK, v_BSHK, bias=bias, mask=mask, scale=scale, implementation="cudnn"
+        ), None
+    logits_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK * jnp.asarray(scale, q_BLHK.dtype), k_BSHK)
+    logits_BHLS = logits_BHLS.astype(jnp.float32)
+    if bias is not None:
+        logits_BHLS = logits_BHLS + bias.astype(jnp.float32)
+    if mask is not None:
+        # A large finite number, not -inf: a row with nothing to look at must stay free of NaN.
+        logits_BHLS = jnp.where(mask, logits_BHLS, jnp.finfo(jnp.float32).min)
+    weights_BHLS = jax.nn.softmax(logits_BHLS, axis=-1).astype(q_BLHK.dtype)
+    weights_BHLS = dropout(weights_BHLS, dropout_rate, rng)
+    out_BLHK = jnp.einsum("BHLS,BSHK->BLHK", weights_BHLS, v_BSHK)
+    return out_BLHK, weights_BHLS if maps else None

@@ -1,0 +1,107 @@
+"""The small pure layers: linear, norm, embedding, activation, dropout; and how each declares its parameters.
+
+A layer is a pair: `declare_…` gives a tree of `Param`, and a function of the same shape of tree of arrays computes.
+
+Names carry shapes (`x_BLD`, `q_BLHK`); the letters are those of the einsums. The legend, for the whole project:
+B batch, L query length, S key length, D model width, H heads, G key-value heads, K head size, F feed-forward width,
+V vocabulary, C classes, N layers, P patches, T audio frames, T token types where there is no sound.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxformers.core.params import Initialiser, Param, Tree, ones, zeros
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # as PyTorch has it; cheaper than JAX's by erfc
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_fast": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def declare_linear(
+    inputs: int,
+    outputs: int,
+    name: str,
+    init: Initialiser,
+    axes: tuple[str, str] = ("embed", "labels"),
+    bias: bool = True,
+) -> Tree:
+    """A dense layer kept as `[inputs, outputs]`; PyTorch keeps it transposed, which the layout says."""
+    tree: Tree = {"kernel": Param((inputs, outputs), axes, init, f"{name}.weight", "o i -> i o")}
+    if bias:
+        tree["bias"] = Param((outputs,), axes[1:], zeros, f"{name}.bias", decay=False)
+    return tree
+
+
+def linear(params: Tree, x: jax.Array) -> jax.Array:
+    """Dense layer over the last axis: [..., inputs] -> [..., outputs]."""
+    y = x @ params["kernel"]
+    if "bias" in params:
+        y = y + jnp.broadcast_to(params["bias"], y.shape)
+    return y
+
+
+def declare_norm(width: int, name: str, bias: bool = True) -> Tree:
+    """Scale and bias of a layer normalisation."""
+    tree: Tree = {"scale": Param((width,), ("embed",), ones, f"{name}.weight", decay=False)}
+    if bias:
+        tree["bias"] = Param((width,), ("embed",), zeros, f"{name}.bias", decay=False)
+    return tree
+
+
+def layer_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
+    """Layer normalisation over the last axis (Ba et al. 2016), computed in float32 whatever `x` is."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - x32.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    y = centred * jax.lax.rsqrt(variance + epsilon)
+    y = y * jnp.broadcast_to(params["scale"].astype(jnp.float32), y.shape)
+    if "bias" in params:
+        y = y + jnp.broadcast_to(params["bias"].astype(jnp.float32), y.shape)
+    return y.astype(x.dtype)
+
+
+def dropout(x: jax.Array, rate: float, rng: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of `x` and scales up the rest; `rng=None` (or rate 0) leaves it as it is."""
+    if rng is None or rate == 0.0:
+        return x
+    keep = random_words(rng, x.shape) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def random_words(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random uint32 of `shape`, a pure function of the key and of each element's place: for masks, not for numbers.
+
+    A key's own bits cost a loop of passes over memory a draw, and on a CPU much of a train step's compile time. A hash of the
+    place is a few integer operations that XLA folds into the loop that uses them, and needs no communication on a mesh.
+    The hash is lowbias32 (Wellons 2018), applied to the row, the column, and both together.
+    """
+    words = (jax.random.key_data(rng) if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else rng).reshape(-1)
+    *rows, columns = shape or (1,)
+    row = jnp.zeros((*rows, 1), jnp.uint32)
+    for axis, size in enumerate(rows):
+        row = row * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, row.shape, axis)
+    column = jax.lax.broadcasted_iota(jnp.uint32, (*[1] * len(rows), columns), len(rows))
+    return _hash(_hash(row ^ words[0]) ^ _hash(column ^ words[-1])).reshape(shape)
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)
+
+
+def split_rng(rng: jax.Array | None, parts: int) -> Any:
+    """`parts` keys from one; None gives None for each, so that no dropout stays no dropout."""
+    return (None,) * parts if rng is None else tuple(jax.random.split(rng, parts))

@@ -1,0 +1,54 @@
+"""What a model returns: one record whose fields carry transformers' names. A field that a head does not compute is None."""
+
+from typing import Any
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class Output:
+    """The result of a forward pass (a pytree; fields that do not exist are None).
+
+    Shapes: B batch, L length, D model width, C classes, V vocabulary, H heads, N layers.
+
+    Args:
+      last_hidden_state: [B, L, D].
+      pooler_output: [B, D].
+      logits: [B, C], [B, L, C] or [B, L, V], by head.
+      start_logits: [B, L], question answering.
+      end_logits: [B, L], question answering.
+      prediction_logits: [B, L, V], pretraining.
+      seq_relationship_logits: [B, 2], pretraining: does the second text follow the first?
+      sop_logits: [B, C], ALBERT's pretraining: do the two texts stand in their order?
+      start_top_log_probs: [B, n], question answering by beams: the likeliest first tokens' probabilities.
+      start_top_index: [B, n], where they stand.
+      end_top_log_probs: [B, m · n], the m likeliest last tokens' after each of these; by rank, then by first token.
+      end_top_index: [B, m · n], where they stand.
+      cls_logits: [B], question answering by beams: positive says that the text holds no answer.
+      hidden_states: N + 1 arrays [B, L, D], the embeddings first; with `output_hidden_states=True`.
+      attentions: N arrays [B, H, L, L]; with `output_attentions=True`.
+    """
+
+    last_hidden_state: jax.Array | None = None
+    pooler_output: jax.Array | None = None
+    logits: jax.Array | None = None
+    start_logits: jax.Array | None = None
+    end_logits: jax.Array | None = None
+    prediction_logits: jax.Array | None = None
+    seq_relationship_logits: jax.Array | None = None
+    sop_logits: jax.Array | None = None
+    start_top_log_probs: jax.Array | None = None
+    start_top_index: jax.Array | None = None
+    end_top_log_probs: jax.Array | None = None
+    end_top_index: jax.Array | None = None
+    cls_logits: jax.Array | None = None
+    hidden_states: tuple[jax.Array, ...] | None = None
+    attentions: tuple[jax.Array, ...] | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def keys(self) -> list[str]:
+        """The names of the fields that are there."""
+        return [name for name in self.__dataclass_fields__ if getattr(self, name) is not None]

@@ -1,0 +1,98 @@
+"""Positions: how a token learns where it stands."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxformers.errors import InputError
+
+
+def learned(table_PD: jax.Array, length: int, position_ids: jax.Array | None = None) -> jax.Array:
+    """Rows of a learned table.
+
+    Args:
+      table_PD: [positions, D].
+      length: L, the number of tokens.
+      position_ids: [B, L] (or [1, L]); None counts from 0.
+
+    Returns:
+      [1, L, D], or [B, L, D] with `position_ids`.
+
+    Raises:
+      InputError: the sequence is longer than the table (JAX would silently repeat its last row).
+    """
+    if position_ids is not None:
+        return table_PD[position_ids]
+    check_length(length, table_PD.shape[0])
+    return table_PD[None, :length]
+
+
+def check_length(length: int, most: int) -> None:
+    """Raises `InputError` where `length` tokens are more than the `most` a model has positions for."""
+    if length > most:
+        raise InputError(f"the input is {length} tokens long, this model has positions for {most}")
+
+
+def after_padding(input_ids: jax.Array, pad_token_id: int) -> jax.Array:
+    """fairseq's positions: tokens count on from `pad_token_id + 1`, every padding token stands at `pad_token_id`.
+
+    Args:
+      input_ids: [B, L].
+      pad_token_id: the padding token, which also is the row of the position table that nothing is to learn from.
+
+    Returns:
+      Positions [B, L].
+    """
+    real_BL = (input_ids != pad_token_id).astype(jnp.int32)
+    return jnp.cumsum(real_BL, axis=1) * real_BL + pad_token_id
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """The fixed table of Vaswani et al. 2017: sine in even columns, cosine in odd ones, [length, width] of float64."""
+    rates = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
+    angles = np.arange(length)[:, None] * rates
+    return np.where(np.arange(width) % 2 == 0, np.sin(angles), np.cos(angles))
+
+
+def rotary_angles(position_ids: jax.Array, size: int, base: float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the angles of rotary positions (Su et al. 2021).
+
+    Args:
+      position_ids: [B, L] (or [1, L]).
+      size: K, of a head.
+      base: the longest wavelength is 2π times this (almost).
+
+    Returns:
+      Two arrays [B, L, 1, K/2], in float32 whatever the model computes in: bfloat16 would round 257 to 256.
+    """
+    rates_K = 1.0 / base ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
+    angles_BLK = position_ids[..., None].astype(jnp.float32) * jnp.asarray(rates_K, jnp.float32)[None, None]
+    return jnp.cos(angles_BLK)[:, :, None], jnp.sin(angles_BLK)[:, :, None]
+
+
+def rotate(x_BLHK: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
+    """Turns each pair (n, n + K/2) of a head by its position's angle: [B, L, H, K] -> the same."""
+    a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate((a * cosine - b * sine, b * cosine + a * sine), axis=-1).astype(x_BLHK.dtype)
+
+
+def log_buckets(length: int, buckets: int, farthest: int) -> np.ndarray:
+    """How far each query is from each key, as DeBERTa counts (He et al. 2020): exactly when near, by its logarithm when far.
+
+    Args:
+      length: L.
+      buckets: twice the distance up to which every step counts, and the result's largest; below 1 every step always does.
+      farthest: the distance that comes out as `buckets - 1`.
+
+    Returns:
+      [L, L] whole numbers, query minus key; antisymmetric.
+    """
+    steps = np.arange(length)[:, None] - np.arange(length)[None]
+    if buckets < 1 or farthest < 1:
+        return steps
+    near = buckets // 2
+    # In float32, as PyTorch computes it: rounded up, a last digit may be a bucket.
+    distance = np.maximum(np.abs(steps), near).astype(np.float32) / np.float32(near)
+    whole = np.log(np.float32((farthest - 1) / near), dtype=np.float32)
+    far = np.ceil(np.log(distance) / whole * np.float32(near - 1)) + near
+    return np.where(np.abs(steps) <= near, steps, np.sign(steps) * far).astype(np.int32)

@@ -1,0 +1,241 @@
+"""The post-norm encoder block, and the stack that runs blocks over stacked parameters.
+
+One layout, two executions: parameters are stacked on a leading `layers` axis, and a stack runs by `lax.scan` (deep, sharded
+or rematerialised: one layer is compiled) or by a Python loop over slices of the same tree (shallow on one device, where XLA
+makes a faster step of it). The results are equal.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxformers.core.attention import attend
+from jaxformers.core.layers import (
+    ACTIVATIONS,
+    declare_linear,
+    declare_norm,
+    dropout,
+    layer_norm,
+    linear,
+    split_rng,
+)
+from jaxformers.core.params import Initialiser, Param, Tree, zeros
+from jaxformers.errors import InputError
+from jaxformers.parallel.mesh import active_mesh, shard
+
+LOOP_UP_TO = 12  # layers; beyond this a loop's compile time outweighs what it saves
+
+REMAT_POLICIES: dict[str, Any] = {
+    "full": None,  # keep nothing of a layer but its input
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep matrix products, recompute the rest
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a stack is run; what it computes does not depend on it.
+
+    Args:
+      layers: `"scan"` or `"loop"`; None picks by depth and device.
+      remat: `"full"` or `"dots"`: what is recomputed in the backward pass to save memory; None recomputes nothing.
+      kernel: the attention kernel (`core.attention.attend`); None picks for the device.
+      trace_once: trace one layer of a loop for all, which are alike: half the time to trace a program that is compiled as a
+        whole, and a compilation with each call outside of one.
+    """
+
+    layers: str | None = None
+    remat: str | None = None
+    kernel: str | None = None
+    trace_once: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layers not in (None, "scan", "loop"):
+            raise InputError(f"layers must be 'scan', 'loop' or None, found {self.layers!r}")
+        if self.remat not in (None, *REMAT_POLICIES):
+            raise InputError(f"remat must be one of {', '.join(REMAT_POLICIES)} or None, found {self.remat!r}")
+
+
+class BlockConfig(Protocol):
+    """What the post-norm block reads of a family's config."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+    @property
+    def hidden_dropout_prob(self) -> float: ...
+    @property
+    def attention_probs_dropout_prob(self) -> float: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockNames:
+    """Where a post-norm block's parameters live in a checkpoint; the prefix holds `{}` for the layer's number."""
+
+    query: str
+    key: str
+    value: str
+    out: str
+    attention_norm: str
+    up: str
+    down: str
+    output_norm: str
+
+
+def declare_post_norm(config: BlockConfig, names: BlockNames, init: Initialiser) -> Tree:
+    """The parameters of one post-norm block. Heads are a real axis of the projections: [D, H, K]."""
+    D, H, F = config.hidden_size, config.num_attention_heads, config.intermediate_size
+    K = D // H
+
+    def project(name: str) -> Tree:
+        return {
+            "kernel": Param((D, H, K), ("embed", "heads", "head_size"), init, f"{name}.weight", "(h k) d -> d h k"),
+            "bias": Param((H, K), ("heads", "head_size"), zeros, f"{name}.bias", "(h k) -> h k", decay=False),
+        }
+
+    return {
+        "attention": {
+            "query": project(names.query),
+            "key": project(names.key),
+            "value": project(names.value),
+            "out": {
+                "kernel": Param(
+                    (H, K, D), ("heads", "head_size", "embed"), init, f"{names.out}.weight", "d (h k) -> h k d"
+                ),
+                "bias": Param((D,), ("embed",), zeros, f"{names.out}.bias", decay=False),
+            },
+        },
+        "attention_norm": declare_norm(D, names.attention_norm),
+        "up": declare_linear(D, F, names.up, init, ("embed", "mlp")),
+        "down": declare_linear(F, D, names.down, init, ("mlp", "embed")),
+        "output_norm": declare_norm(D, names.output_norm),
+    }
+
+
+def heads_in(params: Tree, x_BLD: jax.Array) -> jax.Array:
+    """Projects onto heads: [B, L, D] -> [B, L, H, K]."""
+    y_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, params["kernel"])
+    return shard(y_BLHK + jnp.broadcast_to(params["bias"], y_BLHK.shape), "batch", "length", "heads", "head_size")
+
+
+def heads_out(params: Tree, x_BLHK: jax.Array) -> jax.Array:
+    """Projects back from heads: [B, L, H, K] -> [B, L, D]."""
+    y_BLD = jnp.einsum("BLHK,HKD->BLD", x_BLHK, params["kernel"])
+    return y_BLD + jnp.broadcast_to(params["bias"], y_BLD.shape) if "bias" in params else y_BLD
+
+
+def post_norm(
+    params: Tree,
+    x_BLD: jax.Array,
+    *,
+    config: BlockConfig,
+    mask: jax.Array | None,
+    rng: jax.Array | None,
+    maps: bool,
+    kernel: str | None,
+    drop_attention: bool = True,
+    drop_feed_forward: bool = True,
+) -> tuple[jax.Array, jax.Array | None]:
+    """One post-norm encoder block (Vaswani et al. 2017; Devlin et al. 2018): norm(x + attention), norm(x + feed-forward).
+
+    `drop_attention` and `drop_feed_forward` say whether the two sums' right sides have dropout; in some families one has not.
+
+    Returns:
+      The block's output [B, L, D] and, if `maps`, the attention weights [B, H, L, S].
+    """
+    rng_maps, rng_attention, rng_output = split_rng(rng, 3)
+    attention = params["attention"]
+    with jax.named_scope("attention"):
+        q_BLHK, k_BSHK, v_BSHK = (heads_in(attention[name], x_BLD) for name in ("query", "key", "value"))
+        a_BLHK, weights_BHLS = attend(
+            q_BLHK,
+            k_BSHK,
+            v_BSHK,
+            mask,
+            dropout_rate=config.attention_probs_dropout_prob,
+            rng=rng_maps,
+            maps=maps,
+            kernel=kernel,
+        )
+        a_BLD = heads_out(attention["out"], a_BLHK)
+        if drop_attention:
+            a_BLD = dropout(a_BLD, config.hidden_dropout_prob, rng_attention)
+        x_BLD = layer_norm(params["attention_norm"], x_BLD + a_BLD, config.layer_norm_eps)
+    with jax.named_scope("feed_forward"):
+        h_BLF = shard(ACTIVATIONS[config.hidden_act](linear(params["up"], x_BLD)), "batch", "length", "mlp")
+        h_BLD = linear(params["down"], h_BLF)
+        if drop_feed_forward:
+            h_BLD = dropout(h_BLD, config.hidden_dropout_prob, rng_output)
+        x_BLD = layer_norm(params["output_norm"], x_BLD + h_BLD, config.layer_norm_eps)
+    return shard(x_BLD, "batch", "length", "embed"), weights_BHLS
+
+
+def stack(
+    params: Tree,
+    block: Callable[..., tuple[jax.Array, jax.Array | None]],
+    x_BLD: jax.Array,
+    *,
+    rng: jax.Array | None = None,
+    output_hidden_states: bool = False,
+    output_attentions: bool = False,
+    execution: Execution = Execution(),
+) -> tuple[jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
+    """Runs `block(layer_params, x_BLD, rng=…, maps=…, kernel=…)` over the leading `layers` axis of `params`.
+
+    Args:
+      params: a tree whose leaves all start with the `layers` axis.
+      block: one layer; returns its output and its attention weights (or None).
+      x_BLD: the input [B, L, D].
+      rng: key for dropout; each layer gets its own.
+      output_hidden_states: also return the input and every layer's output.
+      output_attentions: also return every layer's attention weights.
+      execution: how to run it.
+
+    Returns:
+      The last output, all hidden states (N + 1) or None, all attention weights (N) or None.
+    """
+    depth = jax.tree.leaves(params)[0].shape[0]
+    keys = None if rng is None else jax.random.split(rng, depth)
+
+    def layer(x_BLD: jax.Array, inputs: tuple[Tree, jax.Array | None]) -> tuple[jax.Array, Any]:
+        y_BLD, maps = block(inputs[0], x_BLD, rng=inputs[1], maps=output_attentions, kernel=execution.kernel)
+        return y_BLD, (y_BLD if output_hidden_states else None, maps if output_attentions else None)
+
+    if execution.remat is not None:
+        layer = jax.checkpoint(layer, policy=REMAT_POLICIES[execution.remat], prevent_cse=not _scans(depth, execution))
+    first = (x_BLD,)
+    if _scans(depth, execution):
+        x_BLD, (states, maps) = jax.lax.scan(layer, x_BLD, (params, keys))
+        states, maps = (None if kept is None else tuple(kept) for kept in (states, maps))
+    else:
+        each = []
+        layer = jax.jit(layer) if execution.trace_once else layer
+        for inputs in zip(unstack(params, depth), [None] * depth if keys is None else keys, strict=True):
+            x_BLD, kept = layer(x_BLD, inputs)
+            each.append(kept)
+        states, maps = zip(*each, strict=True)
+    return x_BLD, first + states if output_hidden_states else None, maps if output_attentions else None
+
+
+def _scans(depth: int, execution: Execution) -> bool:
+    if execution.layers is not None:
+        return execution.layers == "scan"
+    mesh = active_mesh()
+    one_device = mesh is None or mesh.size == 1
+    return not (one_device and depth <= LOOP_UP_TO and jax.default_backend() != "tpu")
+
+
+def unstack(params: Tree, depth: int) -> list[Tree]:
+    """The stacked tree as a list of layers. One split a leaf: its gradient is one concatenation, not a sum of paddings."""
+    pieces = jax.tree.map(lambda leaf: jax.lax.split(leaf, (1,) * depth, axis=0), params)
+    is_split = lambda node: isinstance(node, (list, tuple))  # noqa: E731
+    return [jax.tree.map(lambda split, n=n: split[n][0], pieces, is_leaf=is_split) for n in range(depth)]
