@@ -1,0 +1,86 @@
+"""transformers' `Auto…` names, for porting scripts: thin aliases of `load` and `load_tokenizer`.
+
+`AutoModelForX.from_pretrained(source)` is `jaxformers.load(source, head="x")` and gives a `Model`: a record with `config`,
+`params` and the pure `apply`, not a module with a `forward` of its own. A head that a family lacks is refused by name.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from jaxformers.checkpoints import load
+from jaxformers.checkpoints.files import locate, read_json
+from jaxformers.families import Model, family_for
+from jaxformers.families.config import Config, merge_overrides
+from jaxformers.preprocess import Tokenizer, load_tokenizer
+
+__all__ = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForNextSentencePrediction",
+    "AutoModelForPreTraining",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoHead:
+    """One head of every family that has it.
+
+    Args:
+      head: its name in the table of family × head.
+    """
+
+    head: str | None
+
+    def from_pretrained(self, source: str | os.PathLike[str], **options: Any) -> Model:
+        """`load(source, head, **options)`: `dtype`, `mesh`, `seed`, `revision`, and config values such as `num_labels`."""
+        return load(source, self.head, **options)
+
+    def from_config(self, config: Config | Mapping[str, Any], *, seed: int = 0, **options: Any) -> Model:
+        """A model with random parameters drawn from `seed`.
+
+        >>> tiny = {"model_type": "bert", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1,
+        ...         "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32}
+        >>> AutoModelForSequenceClassification.from_config(tiny, num_labels=3).head
+        'sequence-classification'
+        """
+        return load(config, self.head, seed=seed, **options)
+
+
+AutoModel = AutoHead(None)
+AutoModelForCausalLM = AutoHead("causal-lm")
+AutoModelForMaskedLM = AutoHead("masked-lm")
+AutoModelForMultipleChoice = AutoHead("multiple-choice")
+AutoModelForNextSentencePrediction = AutoHead("next-sentence-prediction")
+AutoModelForPreTraining = AutoHead("pretraining")
+AutoModelForQuestionAnswering = AutoHead("question-answering")
+AutoModelForSequenceClassification = AutoHead("sequence-classification")
+AutoModelForTokenClassification = AutoHead("token-classification")
+
+
+class AutoConfig:
+    """Reads the config of any family."""
+
+    @staticmethod
+    def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = None, **overrides: Any) -> Config:
+        """The `Config` of a folder or hub id, without its weights; overrides have transformers' names."""
+        raw = read_json(locate(source, revision=revision, weights=False) / "config.json")
+        family = family_for(raw.get("model_type"))
+        return family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
+
+
+class AutoTokenizer:
+    """Loads the tokenizer of any family."""
+
+    @staticmethod
+    def from_pretrained(source: str, *, revision: str | None = None, **overrides: Any) -> Tokenizer:
+        """`load_tokenizer(source, revision=revision, **overrides)`."""
+        return load_tokenizer(source, revision=revision, **overrides)

@@ -1,0 +1,233 @@
+"""From a checkpoint (or a config alone) to a `Model`: what is loaded, what is new, what is dropped, what is refused.
+
+One line says what was dropped or newly drawn; one error lists everything that does not fit. Each parameter goes to its
+place on the devices as soon as it is read, so that a host never holds the model twice.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from jaxformers.checkpoints.files import locate, read_json
+from jaxformers.checkpoints.mapping import expected, file_names, from_file, is_stacked, layer_shape
+from jaxformers.checkpoints.readers import Weights, open_weights
+from jaxformers.core import params as core_params
+from jaxformers.core.params import Param, Tree, initialise_leaf, leaves, nested, shardings
+from jaxformers.errors import CheckpointError, ConfigError, InputError
+from jaxformers.families import MODULES, Family, Model, family_for
+from jaxformers.families.config import Config, merge_overrides
+
+LOG = logging.getLogger("jaxformers")
+LEGACY = {"gamma": "weight", "beta": "bias"}  # TensorFlow's words for a norm's scale and bias, in early PyTorch files
+
+
+def load(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config,
+    head: str | None = None,
+    *,
+    dtype: Any = "float32",
+    mesh: Mesh | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    **overrides: Any,
+) -> Model:
+    """Loads a checkpoint, or builds a model from a config alone.
+
+    Args:
+      source: a local folder in Hugging Face layout, a hub id, a config as a dict (with `model_type`), or a `Config`.
+      head: the task head, such as `"sequence-classification"`; None gives hidden states.
+      dtype: how parameters are stored, whatever the file holds.
+      mesh: where they live; None means the default device.
+      seed: for what is drawn anew: everything with a bare config, else a head the file does not hold.
+      revision: branch, tag or commit of a hub id.
+      **overrides: config values under transformers' names (`num_labels=3`).
+
+    Returns:
+      The model.
+
+    Raises:
+      CheckpointError: files missing or damaged, tensors missing, unexpected or misshapen (all listed in one error).
+      ConfigError: a config or override with something unknown in it.
+
+    >>> tiny = {"model_type": "bert", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2,
+    ...         "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32}
+    >>> load(tiny, head="sequence-classification", num_labels=3).apply
+    <bound method Model.apply of ...>
+    """
+    dtype = _float_dtype(dtype)
+    if isinstance(source, Config | Mapping):
+        family, config = _from_config(source, overrides)
+        family.forward(head)
+        declared = family.declare(config, head)
+        return Model(family, head, config, core_params.initialise(declared, jax.random.key(seed), dtype, mesh))
+    folder = locate(source, revision=revision)
+    raw = read_json(folder / "config.json")
+    family = _family(raw, f"{source}: config.json")
+    config = family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
+    family.forward(head)
+    with open_weights(folder) as weights:
+        params, report = read_params(family, config, head, weights, dtype, mesh, seed)
+    if line := report.line():
+        LOG.warning("%s: %s", source, line)
+    return Model(family, head, config, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What loading did besides loading.
+
+    Args:
+      initialised: checkpoint names drawn anew because the file does not hold them.
+      dropped: checkpoint names the file holds for another head, or that hold no parameters.
+    """
+
+    initialised: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def line(self) -> str:
+        """The report as one line; empty where there is nothing to say."""
+        parts = []
+        if self.initialised:
+            parts.append(f"newly initialised: {', '.join(_grouped(self.initialised))}")
+        if self.dropped:
+            parts.append(f"in the file but not used: {', '.join(_grouped(self.dropped))}")
+        return "; ".join(parts)
+
+
+def read_params(
+    family: Family, config: Any, head: str | None, weights: Weights, dtype: Any, mesh: Mesh | None, seed: int
+) -> tuple[Tree, Report]:
+    """Reads the parameters of `family` with `head` out of `weights`. Raises `CheckpointError` listing all misfits."""
+    declared = family.declare(config, head)
+    core_params.check_fits(declared, dtype)
+    wanted = {name: (path, shape) for name, path, shape in expected(declared)}
+    others = {name for other in family.heads for name, _, _ in expected(family.declare(config, other))}
+    there, dropped, unexpected = _canonical(family, weights, wanted, others)
+
+    missing = {name for name in wanted if name not in there}
+    new = {name for name in missing if wanted[name][0][0] not in family.trunk}
+    problems = [f"missing {name} {wanted[name][1]}" for name in wanted if name in missing - new]
+    problems += [f"unexpected {name} {shape}" for name, shape in unexpected.items()]
+    for name, (path_shape, (_, shape)) in ((name, (there.get(name), wanted[name])) for name in wanted):
+        if path_shape is not None and path_shape[1] != shape:
+            problems.append(f"{name}: file {path_shape[1]}, model {shape}")
+    if problems:
+        raise CheckpointError(f"{weights.source} does not fit {family.name} with head {head!r}: " + "; ".join(problems))
+
+    key = jax.random.key(seed)
+    placed = None if mesh is None else shardings(declared, mesh)
+    flat: dict[tuple[str, ...], Any] = {}
+    before: Any = None
+    for path, param in leaves(declared):
+        sharding: Any = SingleDeviceSharding(jax.local_devices()[0])
+        if placed is not None:
+            sharding = _at(placed, path)
+        names = file_names(param)
+        if any(name in new for name in names):
+            if not all(name in new for name in names):
+                raise CheckpointError(f"{weights.source} holds only some layers of {param.name}")
+            flat[path] = jax.device_put(initialise_leaf(path, param, key, dtype), sharding)
+        else:
+            flat[path] = _read_leaf(weights, param, [there[name][0] for name in names], dtype, sharding)
+        jax.block_until_ready(before)  # one leaf travels to its device while the next is read, and no more
+        before = flat[path]
+    report = Report(tuple(name for name in wanted if name in new), tuple(dropped))
+    return nested(flat), report
+
+
+def _read_leaf(weights: Weights, param: Param, names: list[str], dtype: np.dtype, sharding: Any) -> jax.Array:
+    shape = layer_shape(param)
+    if is_stacked(param):
+        whole = np.empty(param.shape, dtype)
+        for n, name in enumerate(names):
+            whole[n] = from_file(weights.read(name), param.layout, shape)
+    else:
+        whole = np.ascontiguousarray(from_file(weights.read(names[0]), param.layout, shape), dtype)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def _canonical(
+    family: Family, weights: Weights, wanted: Mapping[str, Any], others: set[str]
+) -> tuple[dict[str, tuple[str, tuple[int, ...]]], list[str], dict[str, tuple[int, ...]]]:
+    """Sorts the file's tensors: (our name -> (file name, shape)), dropped ones, and unexpected ones with their shapes."""
+    there: dict[str, tuple[str, tuple[int, ...]]] = {}
+    dropped: list[str] = []
+    unexpected: dict[str, tuple[int, ...]] = {}
+    spare: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file_name, (shape, _) in weights.shapes().items():
+        stem, _, last = file_name.rpartition(".")
+        name = f"{stem}.{LEGACY[last]}" if last in LEGACY else file_name
+        known = others | set(wanted) | set(family.ties) | set(family.buffers)
+        if name not in known and family.prefix + name in known:
+            name = family.prefix + name
+        if name in there:
+            raise CheckpointError(f"{weights.source} holds {name} twice ({there[name][0]} and {file_name})")
+        if name in wanted:
+            there[name] = (file_name, shape)
+        elif name in family.ties:
+            spare[family.ties[name]] = (file_name, shape)
+        elif name in others or name in family.buffers:
+            dropped.append(file_name)
+        else:
+            unexpected[file_name] = shape
+    for name, found in spare.items():  # a tied copy stands in where the original is not there
+        if name in wanted and name not in there:
+            there[name] = found
+        elif name not in wanted:
+            dropped.append(found[0])
+    return there, dropped, unexpected
+
+
+def _grouped(names: tuple[str, ...]) -> list[str]:
+    """`a.weight, a.bias` as `a.{weight,bias}`; more than eight groups end in a count."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, last = name.rpartition(".")
+        groups.setdefault(stem, []).append(last)
+    lines = [
+        f"{stem}.{{{','.join(lasts)}}}" if len(lasts) > 1 else f"{stem}.{lasts[0]}".lstrip(".")
+        for stem, lasts in groups.items()
+    ]
+    return lines if len(lines) <= 8 else [*lines[:7], f"and {len(lines) - 7} more"]
+
+
+def _at(tree: Tree, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _family(raw: Mapping[str, Any], source: str) -> Family:
+    if "model_type" not in raw:
+        raise ConfigError(f"{source} has no model_type; supported: {', '.join(sorted(MODULES))}")
+    try:
+        return family_for(raw["model_type"])
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _from_config(source: Mapping[str, Any] | Config, overrides: Mapping[str, Any]) -> tuple[Family, Config]:
+    if isinstance(source, Config):
+        family = next(family for family in map(family_for, MODULES) if isinstance(source, family.config_class))
+        if not overrides:
+            return family, source
+        source = family.config_to_hf(source, family.architectures[None])
+    family = _family(source, "config")
+    return family, family.config_from_hf(merge_overrides(source, overrides, family.config_keys), "config")
+
+
+def _float_dtype(dtype: Any) -> np.dtype:
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise InputError(f"dtype must be a floating type such as 'float32' or 'bfloat16', found {dtype!r}")
+    return found

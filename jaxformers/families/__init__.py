@@ -1,0 +1,44 @@
+"""The families of models, and the one table of family × head.
+
+A family is a module with a `FAMILY` record: how its config.json reads, what parameters it owns, and a pure function for
+each head. Modules are imported when first asked for.
+"""
+
+import difflib
+import importlib
+
+from jaxformers.errors import ConfigError
+from jaxformers.families.model import Family, Model
+
+# model_type in config.json -> module here. String literals only: nothing read from a file chooses what is imported.
+MODULES = {
+    "albert": "jaxformers.families.albert",
+    "bert": "jaxformers.families.bert",
+    "deberta-v2": "jaxformers.families.deberta_v2",
+    "distilbert": "jaxformers.families.distilbert",
+    "electra": "jaxformers.families.electra",
+    "modernbert": "jaxformers.families.modernbert",
+    "roberta": "jaxformers.families.roberta",
+    "xlm": "jaxformers.families.xlm",
+    "xlm-roberta": "jaxformers.families.xlm_roberta",
+    "xlnet": "jaxformers.families.xlnet",
+}
+
+__all__ = ["MODULES", "Family", "Model", "family_for"]
+
+
+def family_for(model_type: object) -> Family:
+    """The family of a config's `model_type`.
+
+    Raises:
+      ConfigError: no such family; names the nearest and lists all.
+
+    >>> family_for("bert").name
+    'bert'
+    """
+    if not isinstance(model_type, str) or model_type not in MODULES:
+        close = difflib.get_close_matches(str(model_type), MODULES, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"unknown model_type {model_type!r}{hint}; supported: {', '.join(sorted(MODULES))}")
+    family: Family = importlib.import_module(MODULES[model_type]).FAMILY
+    return family

@@ -1,0 +1,113 @@
+"""`Model`, what a checkpoint becomes, and `Family`, what a family's module offers."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from jaxformers.core.outputs import Output
+from jaxformers.core.params import Tree
+from jaxformers.errors import InputError
+from jaxformers.families.config import Config
+
+Forward = Callable[..., Output]
+
+# head -> how transformers' class for it is called, after the family's name
+CLASS_NAMES = {
+    None: "Model",
+    "sequence-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+    "masked-lm": "ForMaskedLM",
+    "next-sentence-prediction": "ForNextSentencePrediction",
+    "pretraining": "ForPreTraining",
+    "multiple-choice": "ForMultipleChoice",
+}
+
+
+def class_names(name: str, heads: Iterable[str | None]) -> dict[str | None, str]:
+    """transformers' class for each head: `class_names("Bert", ["masked-lm"])` is `{"masked-lm": "BertForMaskedLM"}`."""
+    return {head: name + CLASS_NAMES[head] for head in heads}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family:
+    """One family: everything the rest of the library asks of it.
+
+    Args:
+      name: its `model_type`.
+      config_class: its config dataclass.
+      config_from_hf: (raw config.json, source name) -> Config.
+      config_to_hf: (Config, architecture) -> raw config.json.
+      config_keys: transformers' config key -> field.
+      declare: (config, head) -> tree of `Param`.
+      heads: head name -> forward function.
+      architectures: head name -> transformers' class name.
+      prefix: what the trunk's checkpoint names start with; base models lack it.
+      trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
+      inputs: the arrays its forward functions take.
+      buffers: checkpoint names that hold no parameters.
+      ties: checkpoint name -> the name of the tensor it repeats.
+    """
+
+    name: str
+    config_class: type[Config]
+    config_from_hf: Callable[[Mapping[str, Any], str], Config]
+    config_to_hf: Callable[[Any, str], dict[str, Any]]
+    config_keys: Mapping[str, str]
+    declare: Callable[[Any, str | None], Tree]
+    heads: Mapping[str | None, Forward]
+    architectures: Mapping[str | None, str]
+    prefix: str
+    trunk: tuple[str, ...]
+    inputs: tuple[str, ...]
+    buffers: tuple[str, ...] = ()
+    ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def forward(self, head: str | None) -> Forward:
+        """The function of a head. Raises `InputError` naming the nearest head where there is none of that name."""
+        if head not in self.heads:
+            known = [name for name in self.heads if name is not None]
+            close = difflib.get_close_matches(str(head), known, 1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InputError(f"{self.name} has no head {head!r}{hint}; it has None, {', '.join(sorted(known))}")
+        return self.heads[head]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model: its config, its parameters, and the pure function that joins them. A record, not a pytree.
+
+    `dataclasses.replace(model, params=new)` carries changed parameters; `model.params` is what goes into `jax.grad`.
+
+    Args:
+      family: where its functions come from.
+      head: the task head, or None for hidden states.
+      config: the frozen, hashable config.
+      params: nested dict of arrays; nothing else is state.
+    """
+
+    family: Family
+    head: str | None
+    config: Any
+    params: Tree
+
+    def apply(self, params: Tree, *, rng: jax.Array | None = None, **inputs: Any) -> Output:
+        """The forward pass, pure.
+
+        Args:
+          params: parameters of this model's structure.
+          rng: key for dropout; None means none.
+          **inputs: `input_ids` [B, L], `attention_mask` [B, L], …; `output_hidden_states`, `output_attentions`,
+            `execution`. The family's function says which.
+
+        Returns:
+          `Output`.
+        """
+        return self.family.forward(self.head)(params, config=self.config, rng=rng, **inputs)
+
+    def declare(self) -> Tree:
+        """The declarations of this model's parameters."""
+        return self.family.declare(self.config, self.head)

@@ -1,0 +1,361 @@
+"""The one table of families that every parity and property test is parametrised over, and what those tests share.
+
+A new family adds one row here and its cases to `tests/goldens/make_goldens.py`; its heads come from its own module. Pure
+data and small functions, no tests; nothing here needs PyTorch.
+"""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from safetensors.numpy import save_file
+
+import jaxformers as jf
+from jaxformers.checkpoints.mapping import expected
+from jaxformers.checkpoints.save import tensors
+from jaxformers.core.outputs import Output
+from jaxformers.core.params import Tree
+from jaxformers.families import Model, family_for
+from jaxformers.train import losses
+from tests.goldens import make_goldens
+from tests.goldens.make_goldens import draw, inputs, labels, spread
+
+Arrays = dict[str, np.ndarray]
+TOLERANCE = 1e-5  # absolute, on values of order 1, in float32; a difference has a cause, which is found instead
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One family.
+
+    Args:
+      family: its `model_type`.
+      config: a tiny config.json; every size in it divides by 8, so that 8 devices can share it.
+      whole: the head with the most parts, for properties that are dear to check.
+      variants: name -> the heads it concerns, and what to change in the config (parity).
+      only: the heads to check; None means all of the family's.
+      lineage: whether it stands for others in the properties that are dear to check.
+      longest: tokens in the longest text it takes; None means there is no such length.
+      padding_looks: whether padding looks around too (at what is not defined), so that only real tokens' outputs are.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    whole: str
+    variants: Mapping[str, tuple[tuple[str | None, ...], Mapping[str, Any]]]
+    only: tuple[str | None, ...] | None = None
+    lineage: bool = False
+    longest: int | None = 24
+    padding_looks: bool = False
+
+    @property
+    def heads(self) -> list[str | None]:
+        """The heads to check."""
+        return list(family_for(self.family).heads if self.only is None else self.only)
+
+    def config_for(self, head: str | None) -> dict[str, Any]:
+        """The config, with three classes for the heads that have classes."""
+        names = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
+        return {**self.config, "id2label": names} if head in CLASSIFY else dict(self.config)
+
+
+CLASSIFY = ("sequence-classification", "token-classification")
+TARGETS = {  # what a text is classified by; the same for every family
+    "regression": (("sequence-classification",), {"problem_type": "regression", "id2label": {"0": "score"}}),
+    "multi-label": (("sequence-classification",), {"problem_type": "multi_label_classification"}),
+}
+BERT = Row(
+    family="bert",
+    config=make_goldens.BERT,
+    whole="pretraining",
+    lineage=True,
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"num_attention_heads": 2}),
+        "gelu_new": (("masked-lm",), {"hidden_act": "gelu_new"}),
+        "relu": (("masked-lm",), {"hidden_act": "relu"}),
+        "epsilon": (("masked-lm",), {"layer_norm_eps": 1e-2}),
+        "3 token types": ((None,), {"type_vocab_size": 3}),
+        "1 token type": ((None,), {"type_vocab_size": 1}),
+        "untied": (("masked-lm", "pretraining"), {"tie_word_embeddings": False}),
+        "classifier dropout": (CLASSIFY, {"classifier_dropout": 0.5}),
+        "regression of several": (("sequence-classification",), {"problem_type": "regression"}),
+        "regression by one label": (("sequence-classification",), {"id2label": {"0": "score"}}),
+    },
+)
+DISTILBERT = Row(
+    family="distilbert",
+    config=make_goldens.DISTILBERT,
+    whole="masked-lm",
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"n_heads": 2}),
+        "relu": (("masked-lm", "sequence-classification"), {"activation": "relu"}),
+        "sines": ((None,), {"sinusoidal_pos_embds": True}),
+        "untied": (("masked-lm",), {"tie_word_embeddings": False}),
+    },
+)
+ROBERTA = Row(
+    family="roberta",
+    config=make_goldens.ROBERTA,
+    whole="masked-lm",
+    longest=22,
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"num_attention_heads": 2}),
+        "relu": (("masked-lm",), {"hidden_act": "relu"}),  # the head's own gelu stays
+        "epsilon": (("masked-lm",), {"layer_norm_eps": 1e-2}),
+        "2 token types": ((None,), {"type_vocab_size": 2}),
+        "padding is 3": ((None,), {"pad_token_id": 3}),
+        "untied": (("masked-lm",), {"tie_word_embeddings": False}),
+    },
+)
+XLM_ROBERTA = Row(
+    family="xlm-roberta",
+    config=make_goldens.XLM_ROBERTA,
+    whole="masked-lm",
+    longest=22,
+    only=(None, "masked-lm"),
+    variants={},
+)
+ELECTRA = Row(
+    family="electra",
+    config=make_goldens.ELECTRA,
+    whole="pretraining",
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"num_attention_heads": 2}),
+        "relu": (("masked-lm", "pretraining", "sequence-classification"), {"hidden_act": "relu"}),
+        "epsilon": (("masked-lm",), {"layer_norm_eps": 1e-2}),
+        "as wide as the model": ((None, "masked-lm"), {"embedding_size": 32}),
+        "untied": (("masked-lm",), {"tie_word_embeddings": False}),
+        "summary of the last": (("multiple-choice",), {"summary_type": "last", "summary_activation": "tanh"}),
+        "summary of all": (("multiple-choice",), {"summary_type": "mean", "summary_use_proj": False}),
+        "summary without an index": (("multiple-choice",), {"summary_type": "cls_index"}),
+    },
+)
+ALBERT = Row(
+    family="albert",
+    config=make_goldens.ALBERT,
+    whole="pretraining",
+    lineage=True,
+    variants={
+        **TARGETS,
+        "1 group": ((None, "pretraining"), {"num_hidden_groups": 1}),
+        "groups that do not divide": ((None,), {"num_hidden_layers": 5, "num_hidden_groups": 3}),
+        "2 layers a group": ((None,), {"inner_group_num": 2}),
+        "gelu": (("masked-lm",), {"hidden_act": "gelu"}),
+        "epsilon": (("masked-lm",), {"layer_norm_eps": 1e-2}),
+        "as wide as the model": ((None, "masked-lm"), {"embedding_size": 32}),
+        "untied": (("masked-lm", "pretraining"), {"tie_word_embeddings": False}),
+    },
+)
+DEBERTA = Row(
+    family="deberta-v2",
+    config=make_goldens.DEBERTA,
+    whole="masked-lm",
+    lineage=True,
+    longest=None,
+    padding_looks=True,
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"num_attention_heads": 2}),
+        "projections of its own": ((None,), {"share_att_key": False}),
+        "c2p alone": ((None,), {"share_att_key": False, "pos_att_type": ["c2p"]}),
+        "p2c alone": ((None,), {"pos_att_type": "p2c"}),
+        "a row a distance": ((None,), {"position_buckets": -1, "max_relative_positions": 4, "norm_rel_ebd": "none"}),
+        "as BERT": (
+            (None,),
+            {
+                "relative_attention": False,
+                "pos_att_type": None,
+                "position_biased_input": True,
+                "type_vocab_size": 2,
+                "norm_rel_ebd": "none",
+            },
+        ),
+        "convolution": ((None, "masked-lm"), {"conv_kernel_size": 3, "conv_act": "gelu"}),
+        "grouped convolution": ((None,), {"conv_kernel_size": 5, "conv_groups": 4}),
+        "narrow embeddings": ((None, "masked-lm"), {"embedding_size": 16}),
+        "new words' head": (("masked-lm",), {"legacy": False}),
+        "untied": (("masked-lm",), {"tie_word_embeddings": False}),
+        "relu": (("sequence-classification",), {"hidden_act": "relu", "pooler_hidden_act": "tanh", "cls_dropout": 0.3}),
+    },
+)
+MODERNBERT = Row(
+    family="modernbert",
+    config=make_goldens.MODERNBERT,
+    whole="masked-lm",
+    lineage=True,
+    longest=None,
+    variants={
+        **TARGETS,
+        "3 layers": ((None,), {"num_hidden_layers": 3}),
+        "2 heads": ((None,), {"num_attention_heads": 2}),
+        "biases": (
+            (None, "masked-lm", "sequence-classification"),
+            dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True),
+        ),
+        "no bias at all": (("masked-lm",), {"decoder_bias": False}),
+        "1 layer": ((None,), {"num_hidden_layers": 1}),
+        "kinds by name": ((None,), {"layer_types": ["sliding_attention", "full_attention"]}),
+        "a narrow window": (("masked-lm",), {"local_attention": 2}),
+        "slow rotations": ((None,), {"global_rope_theta": 1e6, "local_rope_theta": 100.0}),
+        "relu": (("masked-lm", "token-classification"), {"hidden_activation": "relu", "classifier_activation": "tanh"}),
+        "epsilon": (("masked-lm",), {"norm_eps": 1e-2}),
+        "mean": (("sequence-classification", "multiple-choice"), {"classifier_pooling": "mean"}),
+        "untied": (("masked-lm",), {"tie_word_embeddings": False}),
+    },
+)
+XLM = Row(
+    family="xlm",
+    config=make_goldens.XLM,
+    whole="masked-lm",
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"n_heads": 2}),
+        "relu": (("masked-lm", "question-answering-beam"), {"gelu_activation": False}),
+        "sines": ((None,), {"sinusoidal_embeddings": True}),
+        "epsilon": (("masked-lm", "question-answering-beam"), {"layer_norm_eps": 1e-2}),
+        "looking back": (("masked-lm",), {"causal": True}),
+        "activation of classes": (("sequence-classification", "multiple-choice"), {"summary_activation": "tanh"}),
+        "untied": (("masked-lm",), {"tie_word_embeddings": False}),
+    },
+)
+XLNET = Row(
+    family="xlnet",
+    config=make_goldens.XLNET,
+    whole="causal-lm",
+    lineage=True,
+    longest=None,
+    padding_looks=True,
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"n_head": 2}),
+        "relu": (("causal-lm", "question-answering-beam"), {"ff_activation": "relu"}),
+        "epsilon": (("causal-lm", "question-answering-beam"), {"layer_norm_eps": 1e-2}),
+        "distances up to 2": ((None,), {"clamp_len": 2}),
+        "more beams": (("question-answering-beam",), {"start_n_top": 3, "end_n_top": 1}),
+        "no layer before classes": (("sequence-classification", "multiple-choice"), {"summary_use_proj": False}),
+        "activation of the summary": (("sequence-classification",), {"summary_activation": "gelu"}),
+        "untied": (("causal-lm",), {"tie_word_embeddings": False}),
+    },
+)
+ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET)
+HEADS = [(row, head) for row in ROWS for head in row.heads]
+# What is dear to check: every head of BERT, and of each other lineage the head with the most parts.
+LINEAGES = [row for row in ROWS if row.lineage]
+LINEAGE_HEADS = [(row, head) for row in LINEAGES for head in (row.heads if row is BERT else [row.whole])]
+
+
+def name_of(value: Any) -> str | None:
+    """How a parameter of a test is called in pytest's list."""
+    return value.family if isinstance(value, Row) else str(value) if value is None or isinstance(value, str) else None
+
+
+def write_checkpoint(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    """A folder in Hugging Face layout whose weights are drawn from their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config)))
+    save_file({name: draw(name, tuple(shape)) for name, shape in shapes.items()}, folder / "model.safetensors")
+    return folder
+
+
+@cache
+def strong(row: Row, head: str | None) -> Model:
+    """The row's model with weights of standard deviation 0.2 and random biases and scales, as a file would bring them."""
+    raw, family = row.config_for(head), family_for(row.family)
+    declared = family.declare(family.config_from_hf(raw, "config"), head)
+    prefix = family.prefix if head is None else ""  # which a base model's file lacks
+    shapes = {name.removeprefix(prefix): shape for name, _, shape in expected(declared)}
+    with tempfile.TemporaryDirectory() as folder:
+        return jf.load(write_checkpoint(Path(folder), raw, shapes), head)
+
+
+def sample(config: Mapping[str, Any], head: str | None, batch: int | None = None) -> tuple[Arrays, Arrays]:
+    """Inputs for a head, and what it learns from them."""
+    given = inputs(dict(config), head, batch)
+    return given, labels(dict(config), head, given["attention_mask"])
+
+
+def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Array:
+    """The loss transformers has for this head; for bare hidden states and beams, these weighted by numbers drawn by name."""
+    if model.head in (None, "question-answering-beam"):
+        states = (output[name] for name in make_goldens.PROBED if output[name] is not None)
+        return sum(((state * draw(f"probe {state.ndim}", state.shape, 1.0)).mean() for state in states), jnp.zeros(()))
+    if model.head == "pretraining" and model.family.name == "electra":
+        asked = wanted["labels"] != losses.IGNORE
+        each = optax.sigmoid_binary_cross_entropy(output.logits, jnp.where(asked, wanted["labels"], 0))
+        return (each * asked).sum() / asked.sum()
+    if model.head == "pretraining":
+        second = output.seq_relationship_logits if output.sop_logits is None else output.sop_logits
+        words = losses.tokens(Output(logits=output.prediction_logits), {"labels": wanted["labels"]})
+        pair_labels = wanted["next_sentence_label" if output.sop_logits is None else "sentence_order_label"]
+        pairs = losses.classification(Output(logits=second), {"labels": pair_labels})
+        return words[0] / words[1] + pairs[0] / pairs[1]
+    if model.head == "causal-lm" and model.family.name == "xlnet":  # a word is predicted where it stands
+        total, count = losses.tokens(output, dict(wanted))
+        return total / count
+    total, count = losses.default_loss(model.head, model.config)(output, dict(wanted))
+    return total / count
+
+
+def forward(model: Model, *, middle: bool = True, **options: Any) -> Callable[[Tree, Any], Output]:
+    """`f(params, inputs) -> Output`, with the middle states where `middle` asks for them."""
+    return lambda params, given: model.apply(
+        params, **given, output_hidden_states=middle, output_attentions=middle, **options
+    )
+
+
+def loss_and_gradient(model: Model, **options: Any) -> Callable[[Tree, Any, Any], Any]:
+    """`f(params, inputs, labels) -> ((loss, Output), gradient)`."""
+
+    def loss(params: Tree, given: Any, wanted: Any) -> tuple[jax.Array, Output]:
+        output = forward(model, **options)(params, given)
+        return loss_of(model, output, wanted), output
+
+    return jax.value_and_grad(loss, has_aux=True)
+
+
+def flat(output: Output) -> Arrays:
+    """Every array of an output by name: `logits`, `hidden_states.0`, ..."""
+    found: dict[str, Any] = {}
+    for key in output.keys():  # noqa: SIM118 (not a dict)
+        found |= spread(key, output[key])
+    return {key: np.asarray(value) for key, value in found.items()}
+
+
+def results(model: Model, given: Arrays, wanted: Arrays) -> Arrays:
+    """Every output, the loss, and its gradient in every parameter under its checkpoint name, flat.
+
+    Not jitted: over many small configs of the same shapes, compiled single operations are reused. That jit changes
+    nothing is a property of its own.
+    """
+    return flat_results(model, *loss_and_gradient(model)(model.params, given, wanted))
+
+
+def flat_results(model: Model, loss_and_output: tuple[jax.Array, Output], gradient: Tree) -> Arrays:
+    """What `loss_and_gradient` gave, by name."""
+    loss, output = loss_and_output
+    by_name = tensors(dataclasses.replace(model, params=gradient))
+    return {"loss": np.asarray(loss), **flat(output), **{f"gradient {name}": array for name, array in by_name}}
+
+
+def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
+    """Compares two flat dicts of arrays: the same names, the same shapes, values within `tolerance`.
+
+    A gradient's elements may be small: there the tolerance is on the scale of its largest element, but at least that
+    of a gradient of 0.1 (some are zero but for rounding: a key's bias changes no attention weight).
+    """
+    assert sorted(found) == sorted(expected)
+    for name, value in expected.items():
+        scale = float(np.clip(np.abs(value).max(), 0.1, 1.0)) if name.startswith("gradient") else 1.0
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance * scale, err_msg=name)

@@ -1,0 +1,376 @@
+"""We and PyTorch transformers compute the same: every hidden state, attention map, output, loss and gradient, both ways.
+
+The comparison itself is proved by faults planted in our side, each of which it must see.
+"""
+
+import dataclasses
+import logging
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxformers as jf
+from jaxformers.core import positions, transformer
+from jaxformers.core.layers import ACTIVATIONS, layer_norm, linear
+from jaxformers.families import Model, bert, family_for, modernbert, text_encoder, xlm, xlnet
+from tests.families.table import (
+    ALBERT,
+    BERT,
+    DEBERTA,
+    DISTILBERT,
+    ELECTRA,
+    HEADS,
+    MODERNBERT,
+    ROBERTA,
+    ROWS,
+    XLM,
+    XLNET,
+    Arrays,
+    Row,
+    assert_same,
+    name_of,
+    results,
+    sample,
+    strong,
+)
+from tests.goldens.make_goldens import draw, integers, torch_model, torch_results
+
+pytestmark = pytest.mark.parity
+VARIANTS = [
+    pytest.param(row, head, changes, id=f"{row.family}-{name}-{head}")
+    for row in ROWS
+    for name, (heads, changes) in row.variants.items()
+    for head in heads
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch():
+    """PyTorch on one thread: the models are too small for more."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers").utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    return torch
+
+
+def theirs_loaded(row: Row, head: str | None, config: dict[str, Any], folder: Any) -> tuple[Any, Model]:
+    """A PyTorch model, and ours loaded from what it saved."""
+    theirs = torch_model(family_for(row.family).architectures[head], config)
+    theirs.save_pretrained(folder)
+    return theirs, jf.load(folder, head)
+
+
+@pytest.mark.parametrize(("row", "head"), HEADS, ids=name_of)
+def test_what_pytorch_saved_computes_the_same_here(row, head, tmp_path, caplog):
+    config = row.config_for(head)
+    with caplog.at_level(logging.WARNING, "jaxformers"):
+        theirs, ours = theirs_loaded(row, head, config, tmp_path)
+    assert not [record for record in caplog.records if record.name == "jaxformers"]
+    assert_same(results(ours, *sample(config, head)), torch_results(theirs, *sample(config, head)))
+
+
+@pytest.mark.parametrize(("row", "head", "changes"), VARIANTS)
+def test_every_variant_of_the_config(row, head, changes, tmp_path):
+    config = row.config_for(head) | changes
+    theirs, ours = theirs_loaded(row, head, config, tmp_path)
+    assert_same(results(ours, *sample(config, head)), torch_results(theirs, *sample(config, head)))
+
+
+@pytest.mark.parametrize(("row", "head"), HEADS, ids=name_of)
+def test_what_we_save_computes_the_same_in_pytorch(row, head, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = row.config_for(head)
+    ours = strong(row, head)
+    jf.save(ours, tmp_path)
+    architecture = getattr(transformers, family_for(row.family).architectures[head])
+    theirs, report = architecture.from_pretrained(tmp_path, output_loading_info=True, attn_implementation="eager")
+    assert not any(report.values()), report
+    assert_same(torch_results(theirs.eval(), *sample(config, head)), results(ours, *sample(config, head)))
+
+
+def test_words_of_their_own_both_ways(tmp_path):
+    """Untied, PyTorch still keeps a second bias that nothing uses: the one tensor we do not write."""
+    config = BERT.config | {"tie_word_embeddings": False}
+    theirs, ours = theirs_loaded(BERT, "masked-lm", config, tmp_path / "theirs")
+    jf.save(ours, tmp_path / "ours")
+    again, report = type(theirs).from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    assert {kind: set(names) for kind, names in report.items() if names} == {"missing_keys": {"cls.predictions.bias"}}
+    assert_same(torch_results(again.eval(), *sample(config, "masked-lm")), results(ours, *sample(config, "masked-lm")))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_their_config_reads_ours_as_it_was(row, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = row.config_for("sequence-classification") | {"problem_type": "multi_label_classification"}
+    theirs, ours = theirs_loaded(row, "sequence-classification", config, tmp_path / "theirs")
+    jf.save(ours, tmp_path / "ours")
+    again = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    assert again.id2label == {0: "no", 1: "maybe", 2: "yes"}
+    assert again.problem_type == "multi_label_classification"
+    differ = {key for key, value in theirs.config.to_dict().items() if again.to_dict().get(key) != value}
+    assert differ <= {"_name_or_path", "transformers_version"}
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def bare(given: Arrays) -> Arrays:
+    return {"input_ids": given["input_ids"]}
+
+
+def padded_left(given: Arrays) -> Arrays:
+    return given | {"attention_mask": given["attention_mask"][:, ::-1]}
+
+
+def holes(given: Arrays) -> Arrays:
+    return given | {"attention_mask": integers("holes", given["attention_mask"].shape, 0, 2)}
+
+
+def all_padding(given: Arrays) -> Arrays:
+    return given | {"attention_mask": given["attention_mask"] * (np.arange(len(given["attention_mask"])) > 0)[:, None]}
+
+
+def placed(given: Arrays) -> Arrays:
+    return given | {"position_ids": integers("position_ids", given["input_ids"].shape, 0, 24)}
+
+
+def placed_alike(given: Arrays) -> Arrays:
+    return given | {"position_ids": np.arange(given["input_ids"].shape[1])[None] + 5}
+
+
+def embedded(given: Arrays) -> Arrays:
+    E = {"electra": 16, "albert": 16}.get(given.pop("family", ""), 32)
+    vectors = draw("inputs_embeds", (*given["input_ids"].shape, E), 1.0)
+    return {"inputs_embeds": vectors, "attention_mask": given["attention_mask"]}
+
+
+def padded_with_ids(given: Arrays) -> Arrays:
+    """As tokenizers pad: with RoBERTa's padding token, which moves its positions; one is inside a text."""
+    ids = np.where(given["attention_mask"] > 0, given["input_ids"], 1)
+    ids[0, 3] = 1
+    return given | {"input_ids": ids}
+
+
+def typed(given: Arrays) -> Arrays:
+    """Token types, where PyTorch looks them up among the words."""
+    return given | {"token_type_ids": integers("token_type_ids", given["input_ids"].shape, 0, 2)}
+
+
+def padded_by_ids(given: Arrays) -> Arrays:
+    """Without a mask: padding is what has the padding token's id (XLM's here)."""
+    ids = np.where(given.pop("attention_mask") > 0, given["input_ids"], 2)
+    return given | {"input_ids": ids}
+
+
+OF_BERT = (bare, padded_left, holes, all_padding, placed, placed_alike, embedded)
+INPUTS = [
+    *((BERT, change) for change in OF_BERT),
+    *((ROBERTA, change) for change in (bare, placed, embedded, padded_with_ids)),
+    *((DISTILBERT, change) for change in (placed, embedded)),
+    (ELECTRA, embedded),
+    (ALBERT, embedded),
+    *((DEBERTA, change) for change in (bare, padded_left, holes, embedded)),
+    *((MODERNBERT, change) for change in (bare, padded_left, placed, embedded)),
+    *((XLM, change) for change in (bare, padded_left, holes, placed, embedded, typed, padded_by_ids)),
+    *((XLNET, change) for change in (bare, padded_left, holes, all_padding, embedded)),
+]
+
+
+@cache
+def bare_model(row: Row) -> Any:
+    return torch_model(family_for(row.family).architectures[None], dict(row.config))
+
+
+@pytest.mark.parametrize(("row", "change"), INPUTS, ids=lambda value: name_of(value) or value.__name__)
+def test_every_kind_of_input(row, change):
+    given = sample(row.config, None)[0]
+    given = change(given | {"family": row.family} if change is embedded else given)
+    found, expected = results(strong(row, None), given, {}), torch_results(bare_model(row), given, {})
+    unused = found.keys() - expected.keys()
+    if change is embedded or row in (XLM, XLNET):  # an unused table has a gradient of zeros here, none there
+        assert any("embedding" in name for name in unused) == (change is embedded or (row, change) == (XLM, bare))
+        assert not any(found.pop(name).any() for name in unused)
+    if change is padded_with_ids:  # PyTorch keeps the padding token's rows from learning
+        for side in (found, expected):
+            for name in (
+                "gradient embeddings.word_embeddings.weight",
+                "gradient embeddings.position_embeddings.weight",
+            ):
+                side[name] = side[name] * (np.arange(len(side[name])) != 1)[:, None]
+    if change is padded_by_ids:
+        for side in (found, expected):
+            side["gradient embeddings.weight"] = np.delete(side["gradient embeddings.weight"], 2, axis=0)
+    if change is all_padding:
+        # With nothing to look at, both look everywhere alike; but PyTorch adds a huge negative number to every weight,
+        # through which gradients pass, and we put it in their place. No loss asks for such a row.
+        found, expected = ({k: v for k, v in side.items() if "gradient" not in k} for side in (found, expected))
+    assert_same(found, expected)
+
+
+def test_choices_from_vectors():
+    config = BERT.config
+    given, wanted = sample(config, "multiple-choice")
+    ours, theirs = strong(BERT, "multiple-choice"), torch_model("BertForMultipleChoice", config)
+    given["inputs_embeds"] = np.asarray(ours.params["embeddings"]["word"])[given.pop("input_ids")]
+    given["position_ids"] = integers("position_ids", given["attention_mask"].shape, 0, 24)
+    found = results(ours, given, wanted)
+    assert not found.pop("gradient bert.embeddings.word_embeddings.weight").any()
+    assert_same(found, torch_results(theirs, given, wanted))
+
+
+# -- planted faults ----------------------------------------------------------------------------------------------------
+
+
+def with_config(**changes: Any) -> Any:
+    return lambda model, patch: dataclasses.replace(model, config=model.config.replace(**changes))
+
+
+def patched(module: Any, name: str, fault: Any) -> Any:
+    def plant(model: Model, patch: pytest.MonkeyPatch) -> Model:
+        patch.setattr(module, name, fault)
+        return model
+
+    return plant
+
+
+def without(name: str) -> Any:
+    def plant(model: Model, patch: pytest.MonkeyPatch) -> Model:
+        encode = bert.HEADS[None]
+        heads = {None: lambda *args, **named: encode(*args, **{**named, name: None})}
+        return dataclasses.replace(model, family=dataclasses.replace(model.family, heads=heads))
+
+    return plant
+
+
+def transposed_query(model: Model, patch: pytest.MonkeyPatch) -> Model:
+    params = jax.tree.map(lambda leaf: leaf, model.params)
+    query = params["layers"]["attention"]["query"]
+    N, D, H, K = query["kernel"].shape
+    query["kernel"] = query["kernel"].reshape(N, D, H * K).swapaxes(1, 2).reshape(N, D, H, K)
+    return dataclasses.replace(model, params=params)
+
+
+def pre_norm(params: Any, x: jax.Array, *, config: Any, mask: Any, rng: Any, maps: Any, kernel: Any) -> Any:
+    """The same parts in the other order: x + attention(norm(x)), x + feed-forward(norm(x))."""
+    y = layer_norm(params["attention_norm"], x, config.layer_norm_eps)
+    q, k, v = (transformer.heads_in(params["attention"][name], y) for name in ("query", "key", "value"))
+    a, weights = transformer.attend(q, k, v, mask, maps=maps)
+    x = x + transformer.heads_out(params["attention"]["out"], a)
+    y = layer_norm(params["output_norm"], x, config.layer_norm_eps)
+    return x + linear(params["down"], ACTIVATIONS[config.hidden_act](linear(params["up"], y))), weights
+
+
+right_positions = positions.learned
+FAULTS = {
+    "position off by one": patched(
+        positions, "learned", lambda table, *args: right_positions(jnp.roll(table, -1, axis=0), *args)
+    ),
+    "epsilon": with_config(layer_norm_eps=1e-4),
+    "gelu by tanh": with_config(hidden_act="gelu_new"),
+    "mask ignored": without("attention_mask"),
+    "token types ignored": without("token_type_ids"),
+    "scaled by the width of the model": patched(
+        transformer, "attend", partial(transformer.attend, scale=BERT.config["hidden_size"] ** -0.5)
+    ),
+    "norm before": patched(text_encoder, "post_norm", pre_norm),
+    "query transposed": transposed_query,
+}
+
+
+@pytest.fixture(scope="module")
+def right():
+    given, _ = sample(BERT.config, None)
+    return given, torch_results(bare_model(BERT), given, {})
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_seen(fault, right, monkeypatch):
+    given, expected = right
+    assert_same(results(strong(BERT, None), given, {}), expected)
+    wrong = results(FAULTS[fault](strong(BERT, None), monkeypatch), given, {})
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_same(wrong, expected)
+    # Not by the first thing alone: hidden states, the pooled text, and gradients each show it.
+    for part in ("last_hidden_state", "pooler_output", "gradient embeddings.word_embeddings.weight"):
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            assert_same({part: wrong[part]}, {part: expected[part]})
+
+
+def every_step(length: int, *args: Any) -> np.ndarray:
+    return np.arange(length)[:, None] - np.arange(length)[None]
+
+
+OF_FAMILIES = {
+    "distilbert: epsilon": (DISTILBERT, with_config(layer_norm_eps=1e-4)),
+    "roberta: positions from 1": (ROBERTA, with_config(pad_token_id=0)),
+    "electra: gelu by tanh": (ELECTRA, with_config(hidden_act="gelu_new")),
+    "albert: one group": (ALBERT, with_config(num_hidden_groups=1)),
+    "deberta: no buckets": (DEBERTA, patched(positions, "log_buckets", every_step)),
+    "deberta: the sign of a distance": (
+        DEBERTA,
+        patched(positions, "log_buckets", lambda *args, right=positions.log_buckets: -right(*args)),
+    ),
+    "deberta: p2c forgotten": (DEBERTA, with_config(pos_att_type=("c2p",))),
+    "deberta: epsilon": (DEBERTA, with_config(layer_norm_eps=1e-4)),
+    "modernbert: a window one too narrow": (MODERNBERT, with_config(local_attention=6)),
+    "modernbert: rotations of the other kind": (MODERNBERT, with_config(local_rope_theta=160_000.0)),
+    "modernbert: kinds in the other order": (
+        MODERNBERT,
+        with_config(layer_types=("sliding_attention", "full_attention")),
+    ),
+    "xlm: relu": (XLM, with_config(gelu_activation=False)),
+    "xlm: epsilon": (XLM, with_config(layer_norm_eps=1e-4)),
+    "xlm: looking back": (XLM, with_config(causal=True)),
+    "xlm: padding stays": (XLM, patched(xlm, "without_padding", lambda x, mask: x)),
+    "xlm: languages forgotten": (
+        XLM,
+        patched(xlm, "embed", lambda *args, right=xlm.embed, langs: right(*args)),
+    ),
+    "xlnet: gelu by tanh": (XLNET, with_config(hidden_act="gelu_new")),
+    "xlnet: epsilon": (XLNET, with_config(layer_norm_eps=1e-4)),
+    "xlnet: distances up to 3": (XLNET, with_config(clamp_len=3)),
+    "xlnet: every distance one off": (
+        XLNET,
+        patched(xlnet, "distances", lambda *args, right=xlnet.distances: jnp.roll(right(*args), 1, axis=0)),
+    ),
+    "xlnet: no shift": (XLNET, patched(xlnet, "shift", lambda x: x[..., : x.shape[2]])),
+    "xlnet: segments the other way": (
+        XLNET,
+        patched(
+            xlnet,
+            "look",
+            lambda *args, right=xlnet.look, differ_BLS, **named: right(*args, differ_BLS=~differ_BLS, **named),
+        ),
+    ),
+    "xlnet: padding seen": (XLNET, patched(xlnet, "visible", lambda *args: None)),
+    "modernbert: input and gate": (
+        MODERNBERT,
+        patched(modernbert, "project", lambda *args, right=modernbert.project: right(*args)[::-1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", OF_FAMILIES)
+def test_a_fault_planted_in_a_family_is_seen(fault, monkeypatch):
+    row, plant = OF_FAMILIES[fault]
+    given, _ = sample(row.config, None)
+    wrong = results(plant(strong(row, None), monkeypatch), given, {})
+    expected = torch_results(bare_model(row), given, {})
+    for part in ("last_hidden_state", max(name for name in expected if name.startswith("attentions"))):
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            assert_same({part: wrong[part]}, {part: expected[part]})
+
+
+def test_far_distances_share_rows_as_in_pytorch():
+    """Whole numbers, at the published sizes: a rounding in the logarithm would be a wrong row."""
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("transformers.models.deberta_v2.modeling_deberta_v2")
+    for buckets, farthest in ((256, 512), (32, 128), (8, 24), (-1, 512)):
+        steps = theirs.build_relative_position(torch.zeros(700, 1), torch.zeros(700, 1), buckets, farthest)[0]
+        np.testing.assert_array_equal(positions.log_buckets(700, buckets, farthest), steps.numpy())

@@ -1,0 +1,282 @@
+"""What holds for every family, over the table of families and heads: padding, batches, jit, scan, remat, devices, types.
+
+What is dear to check is checked of every head of BERT, and of one head of each other lineage. These families have no cache and
+look both ways, so two columns of the table, cached decoding and causality, begin with a decoder.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxformers as jf
+from jaxformers.core.params import leaves, shardings
+from jaxformers.core.transformer import Execution
+from jaxformers.errors import InputError
+from jaxformers.parallel import MeshConfig, activate, make_mesh
+from tests.families.table import (
+    BERT,
+    HEADS,
+    LINEAGE_HEADS,
+    LINEAGES,
+    ROWS,
+    Arrays,
+    Row,
+    assert_same,
+    flat,
+    flat_results,
+    forward,
+    loss_and_gradient,
+    name_of,
+    results,
+    sample,
+    strong,
+)
+
+# Half the compile time, where the question is not what the compiler makes of it (that jit changes nothing is asked apart).
+QUICK = {"xla_backend_optimization_level": 0}
+
+each_head = pytest.mark.parametrize(("row", "head"), LINEAGE_HEADS, ids=name_of)
+each_row = pytest.mark.parametrize("row", LINEAGES, ids=name_of)
+# Cheap enough for every family: what compiles nothing.
+every_head = pytest.mark.parametrize(("row", "head"), HEADS, ids=name_of)
+every_row = pytest.mark.parametrize("row", ROWS, ids=name_of)
+
+
+@cache
+def reference(row: Row, head: str | None) -> Arrays:
+    """Outputs, loss and gradients, op by op on one device, layers in a loop."""
+    return results(strong(row, head), *sample(row.config_for(head), head))
+
+
+def of_tokens(named: Arrays, row: Row, mask: np.ndarray) -> Arrays:
+    """What is defined: everything, or of a family whose padding looks around, what belongs to real tokens."""
+    if not row.padding_looks:
+        return named
+    mask = mask.reshape(-1, mask.shape[-1]) > 0
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        if array.ndim == 4:
+            return array * mask[:, None, :, None]
+        return array * mask.reshape(mask.shape + (1,) * (array.ndim - 2)) if array.shape[:2] == mask.shape else array
+
+    return {name: cut(array) for name, array in named.items()}
+
+
+def outputs(named: Arrays) -> Arrays:
+    return {name: array for name, array in named.items() if name != "loss" and not name.startswith("gradient")}
+
+
+@each_head
+def test_more_padding_changes_nothing(row, head):
+    model = strong(row, head)
+    given, _ = sample(row.config_for(head), head)
+    length = given["input_ids"].shape[-1]
+    longer = {k: np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, 5)], constant_values=0) for k, v in given.items()}
+    found = flat(forward(model)(model.params, longer))
+    cut = {k: v[tuple(slice(length) if n == length + 5 else slice(None) for n in v.shape)] for k, v in found.items()}
+    assert_same(*(of_tokens(each, row, given["attention_mask"]) for each in (cut, outputs(reference(row, head)))))
+
+
+@each_head
+def test_a_row_does_not_depend_on_the_others(row, head):
+    model = strong(row, head)
+    choices = head == "multiple-choice"
+    given, _ = sample(row.config_for(head), head, batch=2 if choices else 3)
+    other = {name: np.concatenate([rows[:1], rows[:0:-1]]) for name, rows in given.items()}
+    other["attention_mask"][1:] = 1
+    before, found = (flat(forward(model)(model.params, each)) for each in (given, other))
+    rows = 3 if choices else 1  # choices are rows of the middle states
+    first = lambda named: {k: v[: rows if "." in k else 1] for k, v in named.items()}  # noqa: E731
+    assert_same(first(found), first(before))
+    assert any(np.abs(found[name] - array).max() > 0.1 for name, array in before.items())
+
+
+@each_head
+def test_jit_changes_nothing_and_a_second_call_compiles_nothing(row, head, caplog):
+    model = strong(row, head)
+    given, _ = sample(row.config_for(head), head)
+    traces = []
+
+    @jax.jit
+    def run(params, given):
+        traces.append(head)
+        return forward(model)(params, given)
+
+    assert_same(flat(run(model.params, given)), outputs(reference(row, head)))
+    others = {name: np.ascontiguousarray(rows[::-1]) for name, rows in given.items()}
+    params = jax.tree.map(lambda leaf: leaf - leaf, model.params)  # as an optimizer would give them back
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG, "jax"):
+        jax.block_until_ready(run(params, others))
+    assert len(traces) == 1
+    assert not [message for message in caplog.messages if "ompil" in message]
+
+
+EXECUTIONS = {
+    "jit": Execution(layers="loop"),
+    "scan": Execution(layers="scan"),
+    "remat": Execution(layers="loop", remat="full"),
+    "scan and remat": Execution(layers="scan", remat="full"),
+    "scan and remat of all but products": Execution(layers="scan", remat="dots"),
+}
+
+
+def mostly(names: Iterable[str], *others: str) -> pytest.MarkDecorator:
+    """Every name with BERT, and those of `others`, which have all that the rest have, with each other lineage."""
+    pairs = [(row, name) for row in LINEAGES for name in (names if row is BERT else others)]
+    return pytest.mark.parametrize(("row", "how"), pairs, ids=name_of)
+
+
+@mostly(EXECUTIONS, "jit", "scan and remat")
+def test_how_it_is_run_changes_no_output_and_no_gradient(row, how):
+    model = strong(row, row.whole)
+    options = None if how == "jit" else QUICK
+    run = jax.jit(loss_and_gradient(model, execution=EXECUTIONS[how]), compiler_options=options)
+    found = flat_results(model, *run(model.params, *sample(row.config, row.whole)))
+    assert_same(found, reference(row, row.whole))
+
+
+@pytest.mark.parametrize("layers", ["scan", "loop"])
+@each_row
+def test_remat_recomputes(row, layers):
+    """It is not enough that remat changes nothing: the backward pass must really hold a layer's computation again."""
+    model = strong(row, row.whole)
+    given = (model.params, *sample(row.config, row.whole))
+
+    def products(jaxpr):
+        inner = jax.tree.leaves([eqn.params for eqn in jaxpr.eqns], is_leaf=lambda value: hasattr(value, "eqns"))
+        here = sum(eqn.primitive.name == "dot_general" for eqn in jaxpr.eqns)
+        return here + sum(products(value) for value in inner if hasattr(value, "eqns"))
+
+    def held(remat):
+        run = loss_and_gradient(model, middle=False, execution=Execution(layers=layers, remat=remat))
+        return products(jax.make_jaxpr(run)(*given))
+
+    assert held("full") > held("dots") > held(None)
+
+
+@each_row
+def test_dropout_is_drawn_from_rng_alone(row):
+    model = strong(row, row.whole)
+    given, _ = sample(row.config, row.whole)
+
+    def run(rng, model=model, **options):
+        return flat(forward(model, rng=rng, **options)(model.params, given))
+
+    once = run(jax.random.key(1))
+    assert_same(run(jax.random.key(1)), once, tolerance=0)
+    assert_same(run(jax.random.key(1), execution=Execution(layers="scan")), once)
+    for other in (run(jax.random.key(2)), outputs(reference(row, row.whole))):
+        for name, array in other.items():
+            assert np.abs(array - once[name]).max() > 1e-3, name
+    none = {name: 0.0 for name in vars(model.config) if "dropout" in name}
+    undropped = dataclasses.replace(model, config=model.config.replace(**none))
+    assert_same(run(jax.random.key(1), undropped), outputs(reference(row, row.whole)))
+
+
+MESHES = {"data": MeshConfig(), "fsdp": MeshConfig(fsdp=8), "data, fsdp and tensor": MeshConfig(fsdp=2, tensor=2)}
+
+
+@cache
+def reference_of_eight(row: Row) -> Arrays:
+    model = strong(row, row.whole)
+    run = jax.jit(loss_and_gradient(model), compiler_options=QUICK)
+    return flat_results(model, *run(model.params, *sample(row.config, row.whole, batch=8)))
+
+
+@mostly(MESHES, "data, fsdp and tensor")
+def test_eight_devices_compute_what_one_does(row, how):
+    model = strong(row, row.whole)
+    mesh = make_mesh(MESHES[how])
+    rows = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+
+    def run(*arguments):
+        with activate(mesh):
+            return loss_and_gradient(model)(*arguments)
+
+    places = shardings(model.declare(), mesh)
+    params = jax.device_put(model.params, places)
+    batch = jax.device_put(sample(row.config, row.whole, batch=8), rows)
+    found = jax.jit(run, out_shardings=(None, places), compiler_options=QUICK)(params, *batch)
+    assert_same(flat_results(model, *found), reference_of_eight(row))
+
+
+@every_head
+def test_saved_and_loaded_every_bit_is_the_same(row, head, tmp_path, caplog):
+    model = strong(row, head)
+    jf.save(model, tmp_path)
+    again = jf.load(tmp_path, head)
+    assert not caplog.messages
+    assert again.config == model.config
+    assert jax.tree.structure(again.params) == jax.tree.structure(model.params)
+    for (path, found), (_, expected) in zip(leaves(again.params), leaves(model.params), strict=True):
+        assert found.dtype == expected.dtype, path
+        assert np.array_equal(found, expected), path
+
+
+@each_row
+def test_half_precision_stays_near(row):
+    """bfloat16 keeps 8 bits: 0.4 % a rounding. Over two layers of this width every output stays within 0.1."""
+    model = strong(row, row.whole)
+    given, _ = sample(row.config, row.whole)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.params)
+    found = forward(model)(params, given)
+    assert {array.dtype for array in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+    assert_same({k: v.astype(np.float32) for k, v in flat(found).items()}, outputs(reference(row, row.whole)), 0.1)
+
+
+@each_head
+def test_middle_states_have_their_shapes(row, head):
+    found = reference(row, head)
+    given, _ = sample(row.config_for(head), head)
+    *rows, L = given["input_ids"].shape
+    config = strong(row, None).config
+    B, N = int(np.prod(rows)), config.num_hidden_layers
+    states = [found[f"hidden_states.{n}"] for n in range(N + 1)]
+    maps = [found[f"attentions.{n}"] for n in range(N)]
+    assert f"hidden_states.{N + 1}" not in found
+    assert f"attentions.{N}" not in found
+    assert {state.shape for state in states} == {(B, L, config.hidden_size)}
+    assert {each.shape for each in maps} == {(B, config.num_attention_heads, L, L)}
+    maps = of_tokens(dict(enumerate(maps)), row, given["attention_mask"]).values()
+    for each in maps:
+        seen = of_tokens({"": np.ones_like(each)}, row, given["attention_mask"])[""].max(-1)
+        np.testing.assert_allclose(each.sum(-1), seen, atol=1e-6)
+        assert not each[np.broadcast_to(given["attention_mask"].reshape(B, 1, 1, L) == 0, each.shape)].any()
+    if head is None:
+        assert np.array_equal(states[-1], found["last_hidden_state"])
+
+
+@pytest.mark.parametrize("given", [{}, {"input_ids": np.ones((1, 2), int), "inputs_embeds": np.ones((1, 2, 32))}])
+@every_row
+def test_ids_or_vectors_but_not_both_and_not_none(row, given):
+    model = strong(row, None)
+    with pytest.raises(InputError, match="give either input_ids or inputs_embeds"):
+        model.apply(model.params, **given)
+
+
+@every_row
+def test_a_text_longer_than_the_model_is_refused(row):
+    model = strong(row, None)
+    ids = np.full((1, 25 if row.longest is None else row.longest + 1), 5, np.int32)
+    run = lambda ids: jax.eval_shape(lambda: model.apply(model.params, input_ids=ids))  # noqa: E731
+    if row.longest is None:
+        run(ids)
+        return
+    with pytest.raises(InputError, match=f"the input is {row.longest + 1} tokens long, this model has positions for"):
+        run(ids)
+    run(ids[:, 1:])
+
+
+@every_head
+def test_middle_states_are_given_only_when_asked_for(row, head):
+    model = strong(row, head)
+    given, _ = sample(row.config_for(head), head)
+    shapes = jax.eval_shape(forward(model, middle=False), model.params, given)
+    assert shapes.hidden_states is None
+    assert shapes.attentions is None

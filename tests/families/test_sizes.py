@@ -1,0 +1,135 @@
+"""Published models at their real size, without their memory: parameter counts, names and shapes, what a forward gives."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxformers.checkpoints.mapping import expected
+from jaxformers.core.params import abstract, count, decay_mask, leaves, shardings, tree_map
+from jaxformers.core.transformer import Execution
+from jaxformers.families import family_for
+from jaxformers.parallel import MeshConfig, make_mesh
+
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
+ONE_A_FAMILY = ("bert-base-uncased", "distilbert-base-uncased", "roberta-base", "xlm-roberta-base",
+                "electra-small-discriminator", "albert-base-v2", "ModernBERT-base", "deberta-v2-xlarge",
+                "xlm-mlm-ende-1024", "xlnet-base-cased")  # fmt: skip
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+FAIRSEQ = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DEBERTA = {
+    "model_type": "deberta-v2",
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler included)
+    "bert-base-uncased": ({"model_type": "bert"}, 109_482_240),
+    "bert-large-uncased": ({"model_type": "bert", **LARGE}, 335_141_888),
+    "bert-base-cased": ({"model_type": "bert", "vocab_size": 28996}, 108_310_272),
+    "bert-base-multilingual-cased": ({"model_type": "bert", "vocab_size": 119547}, 177_853_440),
+    "distilbert-base-uncased": ({"model_type": "distilbert"}, 66_362_880),
+    "distilbert-base-multilingual-cased": ({"model_type": "distilbert", "vocab_size": 119547}, 134_734_080),
+    "roberta-base": ({"model_type": "roberta", **FAIRSEQ}, 124_645_632),
+    "roberta-large": ({"model_type": "roberta", **FAIRSEQ, **LARGE}, 355_359_744),
+    "xlm-roberta-base": ({"model_type": "xlm-roberta", "vocab_size": 250002, **FAIRSEQ}, 278_043_648),
+    "electra-small-discriminator": ({"model_type": "electra"}, 13_483_008),
+    "electra-base-discriminator": ({"model_type": "electra", "embedding_size": 768, **BASE}, 108_891_648),
+    "albert-base-v2": ({"model_type": "albert", **BASE}, 11_683_584),
+    "albert-xxlarge-v2": ({"model_type": "albert"}, 222_595_584),
+    "ModernBERT-base": ({"model_type": "modernbert"}, 149_014_272),
+    "ModernBERT-large": (
+        {"model_type": "modernbert", **LARGE, "num_hidden_layers": 28, "intermediate_size": 2624},
+        394_781_696,
+    ),
+    "deberta-v3-small": ({**DEBERTA, **BASE, "num_hidden_layers": 6}, 141_304_320),
+    "deberta-v3-base": ({**DEBERTA, **BASE, "num_hidden_layers": 12}, 183_831_552),
+    "deberta-v2-xlarge": ({**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}, 884_593_152),
+    "xlm-mlm-en-2048": ({"model_type": "xlm"}, 667_088_896),
+    "xlm-mlm-ende-1024": (
+        {"model_type": "xlm", "vocab_size": 64699, "emb_dim": 1024, "n_layers": 6, "n_heads": 8, "n_langs": 2},
+        142_357_504,
+    ),
+    "xlnet-base-cased": (
+        {"model_type": "xlnet", "d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072},
+        116_718_336,
+    ),
+    "xlnet-large-cased": ({"model_type": "xlnet"}, 360_268_800),
+}
+TRACED = ("bert-large-uncased", "albert-xxlarge-v2", "ModernBERT-base", "deberta-v2-xlarge")  # one a lineage
+
+
+def declared(raw, head=None):
+    family = family_for(raw["model_type"])
+    config = family.config_from_hf(raw, "config.json")
+    return family, config, family.declare(config, head)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_number_of_parameters(name):
+    raw, published = PUBLISHED[name]
+    assert count(declared(raw)[2]) == published
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_pytorch_counts_as_many(name):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    raw, published = PUBLISHED[name]
+    config = transformers.AutoConfig.for_model(**raw)
+    every = family_for(raw["model_type"]).architectures
+    for head, architecture in every.items() if name in ONE_A_FAMILY else [(None, every[None])]:
+        with torch.device("meta"):
+            theirs = getattr(transformers, architecture)(config).num_parameters()
+        assert count(declared(raw, head)[2]) == theirs, architecture
+        assert head is not None or theirs == published
+
+
+@pytest.mark.parametrize("name", ["bert-base"])
+def test_names_and_shapes_are_the_checkpoints(name):
+    """tests/goldens/make_goldens.py wrote them from transformers; a change here breaks every published checkpoint."""
+    raw = {"model_type": name.split("-")[0]}
+    published = json.loads((GOLDENS / f"{name}.shapes.json").read_text())
+    ours = {name: list(shape) for name, _, shape in expected(declared(raw, "pretraining")[2])}
+    assert ours == published
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_a_forward_at_real_size_gives_its_shapes_and_takes_no_memory(name):
+    raw, _ = PUBLISHED[name]
+    family, config, tree = declared(raw, "masked-lm")
+    ids = jax.ShapeDtypeStruct((8, 512), jnp.int32)
+    scan = Execution(layers="scan")
+    run = lambda params, ids: family.forward("masked-lm")(params, ids, ids, config=config, execution=scan)  # noqa: E731
+    output = jax.eval_shape(run, abstract(tree, jnp.bfloat16), ids)
+    assert output.logits.shape == (8, 512, config.vocab_size)
+    assert output.logits.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(), MeshConfig(fsdp=8), MeshConfig(fsdp=2, tensor=4)], ids=["data", "fsdp", "fsdp and tensor"]
+)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_real_sizes_can_be_cut_over_eight_devices(name, mesh):
+    _, _, tree = declared(PUBLISHED[name][0], "masked-lm")
+    places = zip(leaves(shardings(tree, make_mesh(mesh))), leaves(tree), strict=True)
+    on_one = sum(math.prod(place.shard_shape(param.shape)) for (_, place), (_, param) in places)
+    # What is not cut (biases, token types) is small.
+    assert on_one == pytest.approx(count(tree) / (mesh.fsdp * mesh.tensor), rel=0.12)
+
+
+def test_biases_and_norms_do_not_decay():
+    _, _, tree = declared({"model_type": "bert"}, "pretraining")
+    spared = {path[-1] for path, decays in leaves(decay_mask(tree)) if not decays}
+    assert spared == {"bias", "scale"}
+    assert all(not param.decay for path, param in leaves(tree) if path[-1] in spared)
+    assert {path[-1] for path, _ in leaves(tree)} - spared == {"kernel", "word", "position", "type"}
+    assert jax.tree.structure(decay_mask(tree)) == jax.tree.structure(tree_map(lambda param: 0, tree))

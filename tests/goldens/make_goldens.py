@@ -1,0 +1,359 @@
+"""Makes the goldens: what PyTorch transformers computes for tiny models, so that plain `pytest` needs no PyTorch.
+
+    python tests/goldens/make_goldens.py
+
+Imports nothing of jaxformers. No weight file is kept: every weight is drawn from its own name, here and in the tests.
+A golden changes only when a case is added or changed below, or when transformers itself computes something else; never
+because a test fails.
+"""
+
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+WHOLE = 256  # numbers; of a larger result only a probe is kept
+
+TINY = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+}
+BERT = {"model_type": "bert", **TINY, "type_vocab_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
+OTHER = {**BERT, "num_attention_heads": 2, "hidden_act": "gelu_new", "layer_norm_eps": 1e-3, "type_vocab_size": 3}
+DISTILBERT = {
+    "model_type": "distilbert",
+    "vocab_size": 64,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 24,
+}
+ROBERTA = {"model_type": "roberta", **TINY, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
+XLM_ROBERTA = {**ROBERTA, "model_type": "xlm-roberta"}
+ELECTRA = {"model_type": "electra", **TINY, "type_vocab_size": 2, "embedding_size": 16}
+ALBERT = {
+    "model_type": "albert",
+    **TINY,
+    "num_hidden_layers": 3,
+    "num_hidden_groups": 2,
+    "type_vocab_size": 2,
+    "embedding_size": 16,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
+DEBERTA = {  # of version 3
+    "model_type": "deberta-v2",
+    **TINY,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "position_biased_input": False,
+    "pos_att_type": "p2c|c2p",
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "layer_norm_eps": 1e-7,
+}
+MODERNBERT = {
+    "model_type": "modernbert",
+    **TINY,
+    "global_attn_every_n_layers": 2,
+    "local_attention": 8,
+    "pad_token_id": 0,
+    "attention_dropout": 0.1,
+    "embedding_dropout": 0.1,
+    "mlp_dropout": 0.1,
+}
+XLM = {
+    "model_type": "xlm",
+    "vocab_size": 64,
+    "emb_dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_langs": 3,
+    "max_position_embeddings": 24,
+    "start_n_top": 2,
+    "end_n_top": 3,
+    "pad_token_id": 2,
+}
+XLNET = {
+    "model_type": "xlnet",
+    "vocab_size": 64,
+    "d_model": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "d_inner": 48,
+    "start_n_top": 2,
+    "end_n_top": 3,
+    "pad_token_id": 0,
+    "use_mems_eval": False,  # else PyTorch returns its memories too
+}
+# One config a family is what its row in tests/families/table.py is about; what varies it stands there.
+TINIES = {
+    "DistilBert": DISTILBERT,
+    "Roberta": ROBERTA,
+    "Electra": ELECTRA,
+    "Albert": ALBERT,
+    "DebertaV2": DEBERTA,
+    "ModernBert": MODERNBERT,
+}
+LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
+
+
+def every_head(name: str, config: dict[str, Any]) -> dict[str, tuple[str, Any, Any]]:
+    """A case for each head of a family that others have too."""
+    family, labelled = config["model_type"], {**config, "id2label": LABELS}
+    cases: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+        family: (f"{name}Model", None, config),
+        f"{family}-classify": (f"{name}ForSequenceClassification", "sequence-classification", labelled),
+        f"{family}-tokens": (f"{name}ForTokenClassification", "token-classification", labelled),
+        f"{family}-span": (f"{name}ForQuestionAnswering", "question-answering", config),
+        f"{family}-words": (f"{name}ForMaskedLM", "masked-lm", config),
+        f"{family}-choose": (f"{name}ForMultipleChoice", "multiple-choice", config),
+    }
+    if name in ("Bert", "Electra", "Albert"):
+        cases[f"{family}-pretrain"] = (f"{name}ForPreTraining", "pretraining", config)
+    return cases
+
+
+def every_head_of_older(name: str, config: dict[str, Any], words: str) -> dict[str, tuple[str, Any, Any]]:
+    """A case for each head of the families that have question answering twice, and one kind of words by another name."""
+    cases, family = every_head(name, config), config["model_type"]
+    return {
+        **cases,
+        f"{family}-span": (f"{name}ForQuestionAnsweringSimple", *cases[f"{family}-span"][1:]),
+        f"{family}-beams": (f"{name}ForQuestionAnswering", "question-answering-beam", config),
+        f"{family}-words": (words, "masked-lm" if name == "XLM" else "causal-lm", config),
+    }
+
+
+CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, head, config)
+    **every_head("Bert", BERT),
+    "bert-other": ("BertModel", None, OTHER),
+    "bert-regress": (
+        "BertForSequenceClassification",
+        "sequence-classification",
+        {**BERT, "id2label": {"0": "score"}, "problem_type": "regression"},
+    ),
+    "bert-multi-label": (
+        "BertForSequenceClassification",
+        "sequence-classification",
+        {**BERT, "id2label": LABELS, "problem_type": "multi_label_classification"},
+    ),
+    "bert-words-untied": ("BertForMaskedLM", "masked-lm", {**OTHER, "tie_word_embeddings": False}),
+    "bert-next": ("BertForNextSentencePrediction", "next-sentence-prediction", BERT),
+    **{case: what for name, config in TINIES.items() for case, what in every_head(name, config).items()},
+    "xlm-roberta": ("XLMRobertaModel", None, XLM_ROBERTA),  # RoBERTa by another name
+    "xlm-roberta-words": ("XLMRobertaForMaskedLM", "masked-lm", XLM_ROBERTA),
+    **every_head_of_older("XLM", XLM, "XLMWithLMHeadModel"),
+    **every_head_of_older("XLNet", XLNET, "XLNetLMHeadModel"),
+}
+PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits")
+SHAPES = {"bert-base": ("BertForPreTraining", {"model_type": "bert"})}
+
+
+def draw(name: str, shape: tuple[int, ...], std: float = 0.2) -> np.ndarray:
+    """Uniform float32 numbers of standard deviation `std` that depend on nothing but `name`; a norm's scale is about 1.
+
+    At the usual 0.02 a wrong activation would hide below the tolerance. Taken from the generator's raw bits, whose
+    stream NumPy guarantees, not from its distributions, whose stream it does not.
+    """
+    raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
+    values = (2 * (raw >> np.uint64(11)) * 2.0**-53 - 1) * std * math.sqrt(3)
+    is_scale = len(shape) == 1 and name.endswith("weight")
+    return (values + is_scale).reshape(shape).astype(np.float32)
+
+
+def integers(name: str, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    """Whole numbers from `low` to `high` (not included) that depend on nothing but `name`."""
+    raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
+    return (low + raw % np.uint64(high - low)).astype(np.int32).reshape(shape)
+
+
+def inputs(
+    config: dict[str, Any], head: str | None, batch: int | None = None, length: int = 7
+) -> dict[str, np.ndarray]:
+    """A whole text and ragged ones, three unless `batch` says otherwise: ids, mask, token types.
+
+    For multiple choice each text is three, so one is three again: the layers see the shapes of every other head.
+
+    There are ids under the padding too, so that a forgotten mask shows; none is the padding token's, whose embedding
+    PyTorch keeps from learning. XLNet's padding is on the left, as its tokenizer puts it: PyTorch summarises a text by
+    the last column.
+    """
+    L = length
+    batch = (1 if head == "multiple-choice" else 3) if batch is None else batch
+    full = (batch, 3, L) if head == "multiple-choice" else (batch, L)
+    types = 3 if config["model_type"] == "xlnet" else config.get("type_vocab_size")
+    lengths = np.maximum(L - 2 * np.arange(math.prod(full[:-1])) % L, 1).reshape(full[:-1])
+    mask = (np.arange(L) < lengths[..., None]).astype(np.int32)
+    if config["model_type"] == "xlnet":
+        mask = np.ascontiguousarray(mask[..., ::-1])
+    given = {
+        "input_ids": integers("input_ids", full, config.get("pad_token_id", 0) + 1, config["vocab_size"]),
+        "attention_mask": mask,
+        **({"token_type_ids": integers("token_type_ids", full, 0, types)} if types else {}),
+        **({"langs": integers("langs", full, 0, config["n_langs"])} if "n_langs" in config else {}),
+    }
+    if head == "question-answering-beam":  # left alone, PyTorch finds answers in the padding
+        given |= {"p_mask": 1 - mask, "cls_index": integers("cls_index", full[:1], 0, L)}
+    return given
+
+
+def labels(config: dict[str, Any], head: str | None, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """What a head learns from, under transformers' names; -100 asks for nothing."""
+    B, L = mask.shape[0], mask.shape[-1]
+    classes = len(config.get("id2label") or "ab")
+
+    def some(name: str, high: int) -> np.ndarray:
+        return np.where(mask * integers(f"{name} asked", (B, L), 0, 2) > 0, integers(name, (B, L), 0, high), -100)
+
+    match head:
+        case "sequence-classification" if config.get("problem_type") == "regression":
+            return {"labels": draw("labels", (B,) if classes == 1 else (B, classes), 1.0)}
+        case "sequence-classification" if config.get("problem_type") == "multi_label_classification":
+            return {"labels": integers("labels", (B, classes), 0, 2).astype(np.float32)}
+        case "sequence-classification":
+            return {"labels": integers("labels", (B,), 0, classes)}
+        case "token-classification":
+            return {"labels": some("labels", classes)}
+        case "question-answering":  # the last answer was cut off: a position beyond the text asks for nothing
+            start, end = (np.minimum(integers(name, (B,), 0, L), mask.sum(-1) - 1) for name in ("start", "end"))
+            start[-1] = end[-1] = L
+            return {"start_positions": start, "end_positions": end}
+        case "masked-lm" | "causal-lm":  # XLNet's, whose words are predicted where they stand
+            return {"labels": some("labels", config["vocab_size"])}
+        case "next-sentence-prediction":
+            return {"labels": integers("labels", (B,), 0, 2)}
+        case "pretraining" if config["model_type"] == "electra":
+            return {"labels": np.where(mask > 0, integers("labels", (B, L), 0, 2), -100)}
+        case "pretraining" if config["model_type"] == "albert":
+            words = some("labels", config["vocab_size"])
+            return {"labels": words, "sentence_order_label": integers("order", (B,), 0, classes)}
+        case "pretraining":
+            return {"labels": some("labels", config["vocab_size"]), "next_sentence_label": integers("next", (B,), 0, 2)}
+        case "multiple-choice":
+            return {"labels": integers("labels", (B,), 0, mask.shape[1])}
+        case _:
+            return {}
+
+
+def torch_model(architecture: str, config: dict[str, Any]) -> Any:
+    """transformers' model of that class, in evaluation mode, its weights drawn from their names."""
+    import torch
+    import transformers
+
+    labels = {int(i): name for i, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
+    settings = {**config, "id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    model = getattr(transformers, architecture)._from_config(
+        transformers.AutoConfig.for_model(**settings), attn_implementation="eager"
+    )
+    with torch.no_grad():
+        for name, parameter in parameters_of(model).items():
+            parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape))))
+    return model.eval()
+
+
+def parameters_of(model: Any) -> dict[str, Any]:
+    """Every parameter once: one that is tied to another under the other's name, as it is saved."""
+    repeated = set(model.all_tied_weights_keys)
+    return {name: p for name, p in model.named_parameters(remove_duplicate=False) if name not in repeated}
+
+
+def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every output, the loss, and its gradient in every parameter, flat. A model without a loss of its own gets one:
+    its last hidden states (or what it found by beams), weighted by numbers drawn by name."""
+    import torch
+
+    def tensor(array: np.ndarray) -> Any:
+        return torch.from_numpy(array if array.dtype == np.float32 else array.astype(np.int64))
+
+    model.zero_grad()
+    named = {name: tensor(array) for name, array in (inputs | labels).items()}
+    output = model(**named, output_hidden_states=True, output_attentions=True)
+    loss = output.get("loss")
+    if loss is None:
+        states = (output[key] for key in PROBED if key in output)
+        loss = sum((state * tensor(draw(f"probe {state.ndim}", tuple(state.shape), 1.0))).mean() for state in states)
+    loss.backward()
+    found = {"loss": loss}
+    for key, value in output.items():
+        found |= spread(key, value)
+    for name, parameter in parameters_of(model).items():
+        if parameter.grad is None and name.endswith("mask_emb"):  # XLNet's, of targets, which these inputs lack
+            parameter.grad = torch.zeros_like(parameter)
+        if parameter.grad is not None:
+            found[f"gradient {name}"] = parameter.grad
+    return {key: value.detach().numpy() for key, value in found.items()}
+
+
+def spread(name: str, value: Any) -> dict[str, Any]:
+    """An array by its name; those of a tuple, and of tuples in it, by theirs: `hidden_states.0`, `attentions.0.1`."""
+    if not isinstance(value, tuple):
+        return {name: value}
+    return {inner: array for n, each in enumerate(value) for inner, array in spread(f"{name}.{n}", each).items()}
+
+
+def kept(name: str, array: np.ndarray) -> Any:
+    """What is stored of a result: all of a small one, of a large one or a gradient its norm and its product with a
+    random direction drawn from its name."""
+    if array.size <= WHOLE and not name.startswith("gradient"):
+        return _short(array)
+    array = array.astype(np.float64)
+    return _short(np.array([np.linalg.norm(array), (array * draw(f"probe {name}", array.shape, 1.0)).sum()]))
+
+
+def golden(architecture: str, head: str | None, config: dict[str, Any]) -> dict[str, Any]:
+    """One case: config, inputs, the shape of each tensor, and what came out."""
+    model = torch_model(architecture, config)
+    given = inputs(config, head)
+    wanted = labels(config, head, given["attention_mask"])
+    return {
+        "head": head,
+        "config": config,
+        "shapes": {name: list(p.shape) for name, p in parameters_of(model).items()},
+        "inputs": {name: array.tolist() for name, array in given.items()},
+        "labels": {name: _short(array) for name, array in wanted.items()},
+        "results": {name: kept(name, array) for name, array in torch_results(model, given, wanted).items()},
+    }
+
+
+def shapes(architecture: str, config: dict[str, Any]) -> dict[str, list[int]]:
+    """Name and shape of every parameter of a published size, without its memory."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, architecture)(transformers.AutoConfig.for_model(**config))
+    return {name: list(parameter.shape) for name, parameter in parameters_of(model).items()}
+
+
+def _short(array: np.ndarray) -> Any:
+    """Nested lists of numbers cut to eight significant digits, which is all a float32 has."""
+    if array.ndim:
+        return [_short(part) for part in array]
+    return int(array) if array.dtype.kind == "i" else float(f"{array:.8g}")
+
+
+def main() -> None:
+    for family in {config["model_type"] for _, _, config in CASES.values()}:
+        cases = {name: golden(*case) for name, case in CASES.items() if case[2]["model_type"] == family}
+        lines = ",\n".join(
+            f"{json.dumps(name)}: {json.dumps(case, separators=(',', ':'))}" for name, case in cases.items()
+        )
+        (HERE / f"{family}.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    for name, size in SHAPES.items():
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(shape)}" for key, shape in shapes(*size).items())
+        (HERE / f"{name}.shapes.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
