@@ -1,0 +1,146 @@
+"""XLM's tokenizer: English words as Moses cuts them, in small letters without accents, then byte-pair merges in a word.
+
+The library's own parts cannot cut so, and its BPE refuses merges whose result is not in the vocabulary, which XLM's
+files have. So the splitting down to pieces is here, in Python, and the library looks the pieces up, keeps their places
+in the text, truncates and pads; to it, each piece is a word of its own. Such a tokenizer has no tokenizer.json: it is
+saved as the two files it came from.
+"""
+
+import functools
+import itertools
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from jaxformers.errors import InputError
+from jaxformers.preprocess.moses import Span, covering, moses_words
+from jaxformers.preprocess.tokenizer_layouts import Built
+
+_END = "</w>"
+
+
+class Pieces:
+    """Splits texts into XLM's pieces; what the library calls a custom pre-tokenizer.
+
+    Args:
+        ranks: how early each pair of pieces is merged.
+        plain: write in small letters and without accents.
+    """
+
+    def __init__(self, ranks: Mapping[tuple[str, str], int], *, plain: bool) -> None:
+        self._ranks, self._plain = ranks, plain
+        self._merged = functools.lru_cache(maxsize=65536)(self._merge)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(Pieces, plain=self._plain), (self._ranks,)
+
+    def pre_tokenize(self, text: tokenizers.PreTokenizedString) -> None:
+        """Splits every part of a text that is no added token; called by the library."""
+        text.split(lambda _, part: self._split(part))
+
+    def _split(self, part: tokenizers.NormalizedString) -> list[tokenizers.NormalizedString]:
+        found = []
+        for word, spans in moses_words(part.normalized):
+            if self._plain:
+                word, spans = _plain(word, spans)
+            start = 0
+            for piece in self._merged(word):
+                end = start + len(piece.removesuffix(_END))
+                first, last = covering(spans[start:end])
+                place = part[first:last]
+                assert place is not None, "a word's place lies in its text"
+                found.append(_renamed(place, piece))
+                start = end
+        return found
+
+    def _merge(self, word: str) -> tuple[str, ...]:
+        """The pieces of a word: its letters, of which the pair that was learned first is joined as long as there is one."""
+        if not word:
+            return ()
+        pieces = [*word[:-1], word[-1] + _END]
+        while len(pieces) > 1:
+            pairs = list(itertools.pairwise(pieces))
+            best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
+            if best not in self._ranks:
+                break
+            joined, index = [], 0
+            while index < len(pieces):
+                size = 2 if index < len(pairs) and pairs[index] == best else 1
+                joined.append("".join(pieces[index : index + size]))
+                index += size
+            pieces = joined
+        return tuple(pieces)
+
+
+def _renamed(part: tokenizers.NormalizedString, piece: str) -> tokenizers.NormalizedString:
+    """A part of a text under the name of a piece, its place in the text kept.
+
+    The library takes the place from the first and the last character: these are renamed, and what more the piece has
+    goes with the last.
+    """
+    length = len(part.normalized)
+    ends, seen, names = {0, length - 1} if len(piece) > 1 else {0}, iter(range(length)), iter(piece)
+    part.filter(lambda _: next(seen) in ends)
+    part.map(lambda _: next(names))
+    if rest := "".join(names):
+        part.append(rest)
+    return part
+
+
+def _plain(word: str, spans: Sequence[Span]) -> tuple[str, list[Span]]:
+    """A word in small letters, without the marks that can be taken off its letters."""
+    small, spans = word.lower(), [span for c, span in zip(word, spans, strict=True) for _ in c.lower()]
+    apart = [unicodedata.normalize("NFD", c) for c in small]
+    spans = [span for parts, span in zip(apart, spans, strict=True) for _ in parts]
+    whole = unicodedata.normalize("NFD", small)  # also puts marks in their order
+    kept = [(c, span) for c, span in zip(whole, spans, strict=True) if unicodedata.category(c) != "Mn"]
+    pairs = [(small, span) for c, span in kept for small in c.lower()]
+    return "".join(c for c, _ in pairs), [span for _, span in pairs]
+
+
+def xlm_json(
+    vocabulary: Mapping[str, Any],
+    merges: Sequence[Sequence[str]],
+    special: Mapping[str, str],
+    given: Mapping[str, Any],
+    file: Path,
+) -> Built:
+    """Returns the tokenizer of an XLM vocabulary.
+
+    Args:
+        vocabulary: each piece's id; the last piece of a word ends in "</w>".
+        merges: the two pieces of each merge, in the order they were learned.
+        special: the special tokens by name.
+        given: tokenizer_config.json, of which `do_lowercase_and_remove_accent` is read.
+        file: what to name in an error.
+
+    Raises:
+        InputError: the vocabulary holds no unknown token, or an id that is none.
+    """
+    if special["unk_token"] not in vocabulary:
+        raise InputError(f"{file} does not hold {special['unk_token']} (the unk_token)")
+    wrong = next((token for token, index in vocabulary.items() if not isinstance(index, int) or index < 0), None)
+    if wrong is not None:
+        raise InputError(f"{file} must give each token a whole number, found {vocabulary[wrong]!r} for {wrong!r}")
+    option = "do_lowercase_and_remove_accent"
+    plain = True if given.get(option) is None else bool(given[option])
+    ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
+    raw = {
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "decoder": {"type": "BPEDecoder", "suffix": _END},
+        "model": {"type": "WordLevel", "vocab": dict(vocabulary), "unk_token": special["unk_token"]},
+    }
+    return Built(
+        raw,
+        options={option: plain},
+        splitter=Pieces(ranks, plain=plain),
+        files={
+            "vocab.json": json.dumps(vocabulary, ensure_ascii=False, indent=2) + "\n",
+            "merges.txt": "".join(f"{left} {right}\n" for left, right in merges),
+        },
+    )
