@@ -1,0 +1,246 @@
+"""Pipelines: predictions in one line. Each is three pure functions, preprocess, forward and postprocess, and their composition.
+
+Here: `pipeline`, the table of tasks, and `register_pipeline`. What a pipeline is: `base`. What a task does: one file a modality.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxformers.checkpoints import load
+from jaxformers.checkpoints.files import locate, read_json
+from jaxformers.core.compilation import enable_cache
+from jaxformers.core.params import shardings
+from jaxformers.errors import InputError
+from jaxformers.families import Model, family_for
+from jaxformers.pipelines import answers, embeddings, masks, pairs, text, tokens
+from jaxformers.pipelines.base import Forward, Pipeline, Preprocess, compose
+from jaxformers.pipelines.inputs import Parts
+from jaxformers.preprocess import Tokenizer, load_tokenizer
+
+LOG = logging.getLogger("jaxformers")
+
+__all__ = ["Forward", "Parts", "Pipeline", "Preprocess", "compose", "embed_sentences", "pipeline", "register_pipeline"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A built-in task.
+
+    Args:
+      build: `build(parts, **options) -> Pipeline`; options it does not name go to the pipeline's stages.
+      head: the head its model has; None takes any and leaves it aside.
+      default: the model where none is given: hub id and revision; None where there is no usual one.
+    """
+
+    build: Callable[..., Pipeline]
+    head: str | None
+    default: tuple[str, str] | None
+
+
+MINILM = ("sentence-transformers/all-MiniLM-L6-v2", "8b3219a92973c328a8e22fadcfa821b5dc75636a")
+TASKS = {
+    "text-classification": Task(
+        text.text_classification,
+        "sequence-classification",
+        ("distilbert/distilbert-base-uncased-finetuned-sst-2-english", "714eb0f"),
+    ),
+    "token-classification": Task(
+        tokens.token_classification,
+        "token-classification",
+        ("dbmdz/bert-large-cased-finetuned-conll03-english", "4c53496"),
+    ),
+    "question-answering": Task(
+        answers.question_answering,
+        "question-answering",
+        ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5"),
+    ),
+    "fill-mask": Task(masks.fill_mask, "masked-lm", ("distilbert/distilroberta-base", "fb53ab8")),
+    "zero-shot-classification": Task(
+        pairs.zero_shot_classification, "sequence-classification", ("facebook/bart-large-mnli", "d7645e1")
+    ),
+    "next-sentence-prediction": Task(pairs.next_sentence_prediction, "next-sentence-prediction", None),
+    "multiple-choice": Task(pairs.multiple_choice, "multiple-choice", None),
+    "feature-extraction": Task(embeddings.feature_extraction, None, ("distilbert/distilbert-base-cased", "6ea8117")),
+    "sentence-similarity": Task(embeddings.sentence_similarity, None, MINILM),
+    "sentence-embedding": Task(embeddings.sentence_embedding, None, MINILM),
+}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+HEAD_TASKS = {
+    "sequence-classification": "text-classification",
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "masked-lm": "fill-mask",
+    "next-sentence-prediction": "next-sentence-prediction",
+    "multiple-choice": "multiple-choice",
+    None: "feature-extraction",
+}
+
+_registered: dict[str, Callable[..., Pipeline]] = {}
+
+
+def pipeline(
+    task: str | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
+    *,
+    tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
+    dtype: Any = "float32",
+    mesh: Mesh | None = None,
+    revision: str | None = None,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Pipeline:
+    """Makes the pipeline of a task.
+
+    Args:
+      task: such as `"text-classification"`, by transformers' names; None decides by the model.
+      model: a local folder, a hub id, or a `Model`; None takes the task's default from the hub.
+      tokenizer: a folder, a hub id or a `Tokenizer`; by default the one beside the model. A `Model` needs it.
+      dtype: how the parameters of a loaded model are stored.
+      mesh: devices to run on: the model sharded, batches split; None means the default device.
+      revision: branch, tag or commit of the model's hub id.
+      batch_size: texts that are computed at a time.
+      **options: the task's own options, such as `top_k`; each can be overridden with a call.
+
+    Returns:
+      A `Pipeline`: call it with one input, a list, an iterator or a dataset.
+
+    Raises:
+      InputError: an unknown task or option, or a model that does not serve the task.
+
+    >>> import jaxformers as jf
+    >>> from jaxformers.preprocess import train_wordpiece
+    >>> tok = train_wordpiece(["a cat and a dog", "a dog and a cat"], vocab_size=40)
+    >>> tiny = {"model_type": "bert", "vocab_size": len(tok), "hidden_size": 8, "num_hidden_layers": 1,
+    ...         "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32}
+    >>> clf = pipeline("text-classification", jf.load(tiny, head="sequence-classification"), tokenizer=tok)
+    >>> [sorted(result) for result in clf("a cat")]
+    [['label', 'score']]
+    >>> clf("a cat") == clf.postprocess(clf.forward(clf.preprocess("a cat")))
+    True
+    """
+    enable_cache()
+    if task in _registered:
+        given = {"model": model, "tokenizer": tokenizer, "mesh": mesh, "revision": revision}
+        given = {key: value for key, value in given.items() if value is not None}
+        made = _registered[task](**given, **({} if dtype == "float32" else {"dtype": dtype}), **options)
+        if not isinstance(made, Pipeline):
+            raise InputError(f"the factory of {task!r} must return a Pipeline, found {type(made).__name__}")
+        return made if batch_size is None else dataclasses.replace(made, batch_size=batch_size)
+    if task is not None:
+        task = _known(task)
+    elif model is None:
+        raise InputError("pipeline needs a task, a model, or both")
+    if model is None:
+        assert task is not None
+        default = TASKS[task].default
+        if default is None:
+            raise InputError(f"{task} has no usual model: give model=, a folder, a hub id or a Model")
+        model, revision = default[0], revision or default[1]
+        LOG.warning("no model was given for %s: using %s at revision %s", task, model, revision)
+    if isinstance(model, Model):
+        task = task or _task_of(model.head, "the model")
+        parts = _handed_over(task, model, tokenizer, dtype, mesh, revision)
+    else:
+        folder = locate(model, revision=revision)
+        task = task or _task_of(_head_of(folder), os.fspath(model))
+        loaded = load(folder, head=TASKS[task].head, dtype=dtype, mesh=mesh)
+        if not isinstance(tokenizer, Tokenizer):
+            tokenizer = load_tokenizer(folder if tokenizer is None else os.fspath(tokenizer))
+        parts = Parts(loaded, tokenizer, folder, mesh)
+    build = TASKS[task].build
+    own = [name for name in options if name in inspect.signature(build).parameters and name != "parts"]
+    made = build(parts, **{name: options.pop(name) for name in own}).with_options(**options)
+    return made if batch_size is None else dataclasses.replace(made, batch_size=batch_size)
+
+
+def register_pipeline(name: str, factory: Callable[..., Pipeline]) -> None:
+    """Puts one's own pipeline under a task name: `pipeline(name, ...)` then returns `factory(...)`.
+
+    Args:
+      name: the task; names of built-in tasks are refused, one's own may be registered anew.
+      factory: gets, by keyword, what `pipeline` was given (`model`, `tokenizer`, …, and options), and returns a `Pipeline`.
+
+    Raises:
+      InputError: the name is a built-in task, or the factory is no function.
+
+    >>> register_pipeline("word-count", lambda: compose(str.split, len, lambda n: n))
+    >>> pipeline("word-count")("three words here")
+    3
+    """
+    if name in TASKS or name in ALIASES:
+        raise InputError(f"{name!r} is a built-in task, choose another name")
+    if not callable(factory):
+        raise InputError(f"the factory of {name!r} must be a function, found {type(factory).__name__}")
+    _registered[name] = factory
+
+
+def embed_sentences(sentences: list[str], model: str | os.PathLike[str] | Model, **options: Any) -> np.ndarray:
+    """Sentence embeddings of length 1; the dot product of two is their cosine similarity.
+
+    For more than one call keep the pipeline: `pipeline("sentence-embedding", model)(sentences, return_tensors=True)`.
+
+    Args:
+      sentences: N texts.
+      model: as for `pipeline`, which gets `options`, too.
+
+    Returns:
+      float32 [N, D].
+    """
+    embed = pipeline("sentence-embedding", model, **options)
+    rows = embed(list(sentences), return_tensors=True)
+    return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+
+def _known(task: str) -> str:
+    """The task's own name. Raises `InputError` with the nearest name and all names."""
+    task = ALIASES.get(task, task)
+    if task not in TASKS:
+        names = [*TASKS, *ALIASES, *_registered]
+        close = difflib.get_close_matches(str(task), names, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise InputError(f"unknown task {task!r}{hint}; known: {', '.join(sorted(names))}")
+    return task
+
+
+def _head_of(folder: Path) -> str | None:
+    """The head a config.json's `architectures` names."""
+    raw = read_json(folder / "config.json")
+    heads = {architecture: head for head, architecture in family_for(raw.get("model_type")).architectures.items()}
+    named = raw.get("architectures")
+    if not isinstance(named, list) or not named or named[0] not in heads:
+        raise InputError(f"{folder}: config.json has architectures {named!r}, which tell no task: name the task")
+    return heads[named[0]]
+
+
+def _task_of(head: str | None, source: str) -> str:
+    if head not in HEAD_TASKS:
+        raise InputError(
+            f"{source} has the head {head!r}, for which there is no pipeline yet: name one of {', '.join(TASKS)}"
+        )
+    return HEAD_TASKS[head]
+
+
+def _handed_over(task: str, model: Model, tokenizer: Any, dtype: Any, mesh: Mesh | None, revision: str | None) -> Parts:
+    """The parts of a pipeline over a `Model`."""
+    wanted = TASKS[task].head
+    if wanted is not None and model.head != wanted:
+        raise InputError(f"{task} needs a model with the head {wanted!r}, found {model.head!r}")
+    if tokenizer is None:
+        raise InputError("a Model brings no tokenizer: give tokenizer=, a folder, a hub id or a Tokenizer")
+    if revision is not None or dtype != "float32":
+        raise InputError("dtype and revision say how to load a model, and this one is loaded already")
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = load_tokenizer(os.fspath(tokenizer))
+    if mesh is not None:
+        model = dataclasses.replace(model, params=jax.device_put(model.params, shardings(model.declare(), mesh)))
+    return Parts(model, tokenizer, mesh=mesh)
