@@ -1,0 +1,31 @@
+"""Training: arguments, state, step, loop, optimizer, losses, metrics, callbacks, checkpoints.
+
+`fit` does it all; everything `fit` uses (`make_train_step`, `TrainState`, `make_optimizer`, …) can be used without it.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Callback": "callbacks",
+    "EvalPrediction": "evaluation",
+    "PredictionOutput": "evaluation",
+    "TrainOutput": "loop",
+    "TrainState": "state",
+    "TrainingArguments": "arguments",
+    "evaluate": "evaluation",
+    "fit": "loop",
+    "make_eval_step": "step",
+    "make_optimizer": "optim",
+    "make_schedule": "optim",
+    "make_train_step": "step",
+    "predict": "evaluation",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxformers.train' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"jaxformers.train.{_HOMES[name]}"), name)

@@ -1,0 +1,273 @@
+"""Evaluation and prediction over a whole set: every example counted once, predictions back in the order of the data."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxformers.core.compilation import Compiled
+from jaxformers.core.params import Tree, shardings
+from jaxformers.data import Batches, bucket_for, choose_buckets
+from jaxformers.data.loader import Collator
+from jaxformers.errors import InputError
+from jaxformers.families import Model
+from jaxformers.parallel.mesh import make_mesh
+from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.losses import LossFn
+from jaxformers.train.metrics import perplexity
+from jaxformers.train.step import LABELS, has_labels, make_eval_step, put_batch
+
+PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits")
+EVAL_BUCKETS, TRAIN_BUCKETS = 4, 6  # programs at most: one more saves 1-2 % of the tokens and costs a compile
+PAD = -100  # fills predictions and labels of unequal length, as transformers does
+
+LANGUAGE_MODELS = ("masked-lm", "causal-lm", "seq2seq-lm")  # heads whose loss is a cross-entropy a token
+
+
+class EvalPrediction(NamedTuple):
+    """What `compute_metrics` gets.
+
+    Args:
+      predictions: logits over the whole set (a tuple of arrays where a head has several).
+      label_ids: the labels, None where the data has none.
+    """
+
+    predictions: Any
+    label_ids: Any
+
+
+class PredictionOutput(NamedTuple):
+    """What `predict` gives: `predictions` and `label_ids` as in `EvalPrediction`, and `metrics` with prefix `test_`."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, float]
+
+
+ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
+
+
+@dataclasses.dataclass
+class Evaluator:
+    """Evaluates over one set, again and again, with programs compiled once.
+
+    Args:
+      model: its functions and config; the parameters come with each call.
+      step: an eval step (`make_eval_step`).
+      batches: the set, each example once.
+      mesh: where it runs.
+      compute_metrics: from `EvalPrediction` to numbers. Where there is none, predictions are kept only for `predict`: those of a
+        language model over a whole set are larger than a machine.
+      keep: whether predictions are kept.
+    """
+
+    model: Model
+    step: Compiled
+    batches: Batches
+    mesh: Mesh
+    compute_metrics: ComputeMetrics | None = None
+    keep: bool = True
+
+    def prepare(self, params: Tree) -> None:
+        """Compiles every program the set needs."""
+        self.step.prepare(params, (put_batch(batch, self.mesh) for batch in one_of_each_shape(self.batches)))
+
+    def __call__(self, params: Tree, prefix: str = "eval") -> PredictionOutput:
+        """Runs over the whole set with `params`, which live on the mesh."""
+        start = time.perf_counter()
+        kept: dict[str, list[Any]] = {}
+        totals = np.zeros(2)
+        labelled = False
+        waiting: tuple[Any, Any] | None = None
+        for batch in itertools.chain(self.batches, [None]):
+            sent = None
+            if batch is not None:  # send the next batch before reading the last one's result: the device never waits
+                sent = batch, self.step(params, put_batch(batch, self.mesh))
+            if waiting is not None:
+                labelled = "loss_sum" in waiting[1]
+                self._collect(kept, totals, *waiting)
+            waiting = sent
+        order = np.argsort(np.concatenate(kept.pop("example_index", [np.zeros(0, np.int32)])))
+        together = {key: _join(arrays)[order] for key, arrays in kept.items()}
+        predictions = _one_or_all([together[key] for key in PREDICTED if key in together])
+        label_ids = _one_or_all([together[key] for key in LABELS if key in together])
+        metrics: dict[str, float] = {"loss": float(totals[0] / max(totals[1], 1))} if labelled else {}
+        if labelled and self.model.head in LANGUAGE_MODELS:
+            metrics["perplexity"] = perplexity(metrics["loss"])
+        if self.compute_metrics is not None and labelled:
+            metrics |= self.compute_metrics(EvalPrediction(predictions, label_ids))
+        seconds = time.perf_counter() - start
+        metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(self.batches.num_examples / seconds, 3)}
+        named = {key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": value for key, value in metrics.items()}
+        return PredictionOutput(predictions, label_ids, named)
+
+    def _collect(self, kept: dict[str, list[Any]], totals: np.ndarray, batch: Any, result: Any) -> None:
+        """Adds one batch's sums, and its real rows' logits and labels."""
+        if "loss_sum" in result:
+            totals += (float(result["loss_sum"]), float(result["loss_count"]))
+        if not self.keep:
+            return
+        index = _everywhere(batch["example_index"])
+        real = index >= 0
+        kept.setdefault("example_index", []).append(index[real])
+        for key in PREDICTED:
+            if (value := getattr(result["output"], key)) is not None:
+                kept.setdefault(key, []).append(np.asarray(value)[real])
+        for key in LABELS:
+            if key in batch:
+                kept.setdefault(key, []).append(_everywhere(batch[key])[real])
+
+
+def make_evaluator(
+    model: Model,
+    data: Any,
+    args: TrainingArguments,
+    *,
+    compute_metrics: ComputeMetrics | None = None,
+    loss_fn: LossFn | None = None,
+    mesh: Mesh,
+    pad_values: Mapping[str, float] | None = None,
+    collator: Collator | None = None,
+    keep: bool = False,
+) -> Evaluator:
+    """An `Evaluator` over `data` (examples as `Batches` takes them) with `args.per_device_eval_batch_size`.
+
+    Predictions are kept for `compute_metrics`, or where `keep` asks for them.
+    """
+    batches = make_batches(
+        data,
+        EVAL_BUCKETS,
+        batch_size=args.per_device_eval_batch_size * mesh.shape["data"] * mesh.shape["fsdp"],
+        group_by_length=True,
+        pad_values=pad_values,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        collator=collator,
+    )
+    if has_labels(batches[0]) is False and compute_metrics is not None:
+        raise InputError(f"compute_metrics needs labels, and {batches.name} has none of {', '.join(LABELS)}")
+    keep = keep or compute_metrics is not None
+    step = make_eval_step(model, args, loss_fn=loss_fn, mesh=mesh, prediction_loss_only=not keep)
+    return Evaluator(model, step, batches, mesh, compute_metrics, keep)
+
+
+def evaluate(
+    model: Model,
+    data: Any,
+    args: TrainingArguments | None = None,
+    *,
+    compute_metrics: ComputeMetrics | None = None,
+    loss_fn: LossFn | None = None,
+    mesh: Mesh | None = None,
+    data_collator: Collator | None = None,
+) -> dict[str, float]:
+    """Loss and metrics over a labelled set.
+
+    Args:
+      model: what to evaluate.
+      data: examples: a `Table` or a sequence of dicts with `input_ids`, `labels`, ….
+      args: `per_device_eval_batch_size`, precision.
+      compute_metrics: from `EvalPrediction` to numbers.
+      loss_fn: `(output, batch) -> (sum, count)`; the head's own by default.
+      mesh: where it runs; all devices data-parallel by default.
+      data_collator: what is done to each batch on the host, as for `fit`.
+
+    Returns:
+      `eval_loss`, the metrics under `eval_…`, `eval_runtime` in seconds, `eval_samples_per_second`.
+    """
+    return _run(model, data, args, compute_metrics, loss_fn, mesh, data_collator, "eval").metrics
+
+
+def predict(
+    model: Model,
+    data: Any,
+    args: TrainingArguments | None = None,
+    *,
+    compute_metrics: ComputeMetrics | None = None,
+    loss_fn: LossFn | None = None,
+    mesh: Mesh | None = None,
+    data_collator: Collator | None = None,
+) -> PredictionOutput:
+    """Logits for every example, in the order of the data; metrics under `test_…` where there are labels.
+
+    Arguments as for `evaluate`.
+    """
+    return _run(model, data, args, compute_metrics, loss_fn, mesh, data_collator, "test")
+
+
+def _run(
+    model: Model,
+    data: Any,
+    args: TrainingArguments | None,
+    compute_metrics: ComputeMetrics | None,
+    loss_fn: LossFn | None,
+    mesh: Mesh | None,
+    collator: Collator | None,
+    prefix: str,
+) -> PredictionOutput:
+    mesh = make_mesh() if mesh is None else mesh
+    args = args or TrainingArguments()
+    evaluator = make_evaluator(
+        model,
+        data,
+        args,
+        compute_metrics=compute_metrics,
+        loss_fn=loss_fn,
+        mesh=mesh,
+        collator=collator,
+        keep=prefix == "test",
+    )
+    params = jax.device_put(model.params, shardings(model.declare(), mesh))
+    return evaluator(params, prefix)
+
+
+def make_batches(data: Any, shapes: int, **options: Any) -> Batches:
+    """`Batches` padded to at most `shapes` lengths, the best for this data; only those its first epoch meets.
+
+    So a later epoch compiles nothing, and every program is known before the first step.
+    """
+    batches = Batches(data, **options)
+    if not batches.buckets:
+        return batches
+    buckets = choose_buckets(batches.lengths.tolist(), count=shapes)
+    longest = [batches.lengths[rows].max() for rows in batches.plan(0)]
+    return Batches(data, **options, buckets=sorted({bucket_for(int(length), buckets) for length in longest}))
+
+
+def one_of_each_shape(batches: Batches) -> Iterator[dict[str, np.ndarray]]:
+    """The first batch of each padded length, in the first epoch."""
+    seen = set()
+    for step, rows in enumerate(batches.plan(0)):
+        bucket = bucket_for(int(batches.lengths[rows].max()), batches.buckets) if batches.buckets else 0
+        if bucket not in seen:
+            seen.add(bucket)
+            yield batches[step]
+
+
+def _everywhere(rows: np.ndarray) -> np.ndarray:
+    """All processes' rows of a host array, in the order of the global batch."""
+    if jax.process_count() == 1:
+        return rows
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+
+
+def _join(arrays: list[np.ndarray]) -> np.ndarray:
+    """Concatenates along the first axis; a second axis of unequal length is filled with -100."""
+    if arrays[0].ndim > 1:
+        longest = max(array.shape[1] for array in arrays)
+        arrays = [
+            np.pad(array, [(0, 0), (0, longest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)], constant_values=PAD)
+            for array in arrays
+        ]
+    return np.concatenate(arrays)
+
+
+def _one_or_all(arrays: list[np.ndarray]) -> Any:
+    return None if not arrays else arrays[0] if len(arrays) == 1 else tuple(arrays)

@@ -1,0 +1,74 @@
+"""What keeps a run from harm: one run a folder, and an orderly end when it is asked to stop."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxformers.errors import InputError
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One run at a time in `directory`; the lock goes with its process, however that ends."""
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"cannot write to output_dir {directory}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(handle, 100).decode(errors="replace").strip()
+            raise InputError(f"another run is at work in {directory} (process {holder or 'unknown'})") from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()} on {os.uname().nodename}\n".encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+class Asked:
+    """Whether, and by which signal, the run was asked to end."""
+
+    signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def farewell(self, step: int) -> int:
+        assert self.signal is not None
+        name = signal.Signals(self.signal).name
+        print(f"{name}: saved step {step}. Rerun the same command to continue.", flush=True)
+        return 128 + self.signal
+
+
+@contextlib.contextmanager
+def interruptions() -> Iterator[Asked]:
+    """SIGTERM and the first Ctrl-C ask the loop to save and end; a second one ends at once."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.signal = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

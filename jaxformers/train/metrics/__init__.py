@@ -1,0 +1,13 @@
+"""Metrics: pure functions on the host from predictions and labels to Python floats, exact over the whole set.
+
+Predictions come first, labels second. They agree with scikit-learn, SciPy, seqeval and SQuAD's own script, where these
+define a value; what has none (no examples at all, lengths that differ) is an `InputError`.
+"""
+
+from jaxformers.train.metrics.answers import exact_match, normalise_answer, squad_scores, squad_v2_scores, word_f1
+from jaxformers.train.metrics.classification import accuracy, f1, matthews_correlation, precision, recall
+from jaxformers.train.metrics.entities import entities_of, entity_scores
+from jaxformers.train.metrics.regression import pearson, perplexity, spearman
+
+__all__ = ["accuracy", "entities_of", "entity_scores", "exact_match", "f1", "matthews_correlation", "normalise_answer", "pearson",
+           "perplexity", "precision", "recall", "spearman", "squad_scores", "squad_v2_scores", "word_f1"]  # fmt: skip

@@ -1,0 +1,51 @@
+"""`TrainState`: everything a step changes, as one pytree, born in its place on the mesh."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxformers.core.params import Tree, shardings
+from jaxformers.families import Model
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a training run is at one moment.
+
+    Args:
+      step: int32 scalar, optimizer steps done.
+      params: the model's parameters.
+      opt_state: the optimizer's state, sharded as the parameters are.
+      rng: a key that never changes; a step's own key is `fold_in(rng, step)`.
+    """
+
+    step: jax.Array
+    params: Tree
+    opt_state: Any
+    rng: jax.Array
+
+    @classmethod
+    def create(cls, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int = 42) -> "TrainState":
+        """The state before the first step. `model.params` are copied, for a step donates its state."""
+
+        def begin(params: Tree) -> TrainState:
+            params = jax.tree.map(jnp.copy, params)
+            return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key(seed))
+
+        places = state_shardings(model, optimizer, mesh)
+        return jax.jit(begin, out_shardings=places)(jax.device_put(model.params, places.params))
+
+
+def state_shardings(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Where each leaf of the state lives: moments where their parameters live, counters everywhere."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    places = shardings(model.declare(), mesh)
+    shapes = jax.eval_shape(optimizer.init, model.params)
+    opt_state = optax.tree.map_params(
+        optimizer, lambda _, place: place, shapes, places, transform_non_params=lambda _: everywhere
+    )
+    return TrainState(step=everywhere, params=places, opt_state=opt_state, rng=everywhere)  # type: ignore[arg-type]

@@ -1,0 +1,183 @@
+"""The train step and the eval step: pure functions of (state, batch), jitted, sharded, the state donated."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxformers.core.compilation import Compiled
+from jaxformers.core.params import Tree, decay_mask, shardings
+from jaxformers.core.transformer import Execution
+from jaxformers.families import Model
+from jaxformers.parallel.mesh import ACTIVATION_RULES, activate, make_mesh, specification
+from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.losses import Batch, LossFn, default_loss
+from jaxformers.train.optim import Schedule, global_norm, make_optimizer, make_schedule
+from jaxformers.train.state import TrainState, state_shardings
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainStep(Compiled):
+    """`step(state, batch) -> (state, metrics)`, compiled once a batch shape; `step.function` is the pure function.
+
+    `metrics` are device scalars: `loss_sum` and `loss_count`, `grad_norm` before clipping, `learning_rate`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        function: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+        optimizer: optax.GradientTransformation,
+        mesh: Mesh,
+        seed: int,
+    ) -> None:
+        places = state_shardings(model, optimizer, mesh)
+        super().__init__(function, donate_argnums=0, out_shardings=(places, None))
+        self.model, self.optimizer, self.mesh, self.seed = model, optimizer, mesh, seed
+
+    def init(self) -> TrainState:
+        """The state before the first step."""
+        return TrainState.create(self.model, self.optimizer, self.mesh, self.seed)
+
+    def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        """This process's rows of a batch, laid onto the mesh."""
+        return put_batch(batch, self.mesh)
+
+
+def make_train_step(
+    model: Model,
+    args: TrainingArguments,
+    *,
+    loss_fn: LossFn | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    schedule: Schedule | None = None,
+    num_training_steps: int | None = None,
+    mesh: Mesh | None = None,
+) -> TrainStep:
+    """Makes `step(state, batch) -> (state, metrics)`.
+
+    Args:
+      model: what to train.
+      args: batch, optimizer, precision and seed settings.
+      loss_fn: `(output, batch) -> (sum, count)`; the head's own by default.
+      optimizer: any Optax transformation; clipping and AdamW by default.
+      schedule: step -> learning rate, for the default optimizer and the metrics.
+      num_training_steps: all optimizer steps, which the default schedule needs; else `args.max_steps`.
+      mesh: where it runs; all devices data-parallel by default.
+
+    Returns:
+      The step. `step.init()` gives the first state, `step.put(batch)` lays a numpy batch onto the mesh.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    if schedule is None:
+        schedule = make_schedule(args, num_training_steps)
+    if optimizer is None:
+        optimizer = make_optimizer(args, schedule, decay_mask(model.declare()))
+    loss_fn = loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor)
+    execution = Execution(remat="full" if args.gradient_checkpointing else None, trace_once=True)
+    micro_batches = args.gradient_accumulation_steps
+
+    def loss_sum(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = model.apply(_compute(params, args), rng=rng, execution=execution, **inputs_of(model, batch))
+        return loss_fn(output, batch)
+
+    def loss_mean(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        total, count = loss_sum(params, batch, rng)
+        return total / jnp.maximum(count, 1), (total, count)
+
+    def accumulated(params: Tree, batch: Batch, rng: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+        """Gradients of sums over micro-batches, divided once by the count of all: a big batch, not a mean of means."""
+        # [micro · size] -> micro × [size], each micro-batch spread over all devices without moving a row between them.
+        micro = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
+
+        def add(carry: Any, inputs: Any) -> tuple[Any, None]:
+            (total, count), gradients = jax.value_and_grad(loss_sum, has_aux=True)(params, *inputs)
+            return jax.tree.map(jnp.add, carry, (gradients, total, count)), None
+
+        zero = jnp.zeros((), jnp.float32)
+        start = (jax.tree.map(jnp.zeros_like, params), zero, zero)
+        (gradients, total, count), _ = jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))
+        return jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients), total, count
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        with activate(mesh):
+            if micro_batches == 1:
+                gradients, (total, count) = jax.grad(loss_mean, has_aux=True)(state.params, batch, rng)
+            else:
+                gradients, total, count = accumulated(state.params, batch, rng)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss_sum": total,
+            "loss_count": count,
+            "grad_norm": global_norm(gradients),
+            "learning_rate": schedule(state.step),
+        }
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, state.rng), metrics
+
+    return TrainStep(model, step, optimizer, mesh, args.seed)
+
+
+def make_eval_step(
+    model: Model,
+    args: TrainingArguments,
+    *,
+    loss_fn: LossFn | None = None,
+    mesh: Mesh | None = None,
+    prediction_loss_only: bool = False,
+) -> Compiled:
+    """Makes `step(params, batch) -> {"output", "loss_sum", "loss_count"}`, without dropout.
+
+    The loss is there only where the batch has what it asks for (labels), and then alone where `prediction_loss_only` says so.
+    Other arguments as for `make_train_step`.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    execution = Execution(trace_once=True)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def step(params: Tree, batch: Batch) -> dict[str, Any]:
+        with activate(mesh):
+            output = model.apply(_compute(params, args), execution=execution, **inputs_of(model, batch))
+        if not has_labels(batch):
+            return {"output": output}
+        total, count = (loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor))(output, batch)
+        sums = {"loss_sum": total, "loss_count": count}
+        return sums if prediction_loss_only else {"output": output, **sums}
+
+    return Compiled(step, in_shardings=(shardings(model.declare(), mesh), None), out_shardings=everywhere)
+
+
+LABELS = ("labels", "start_positions", "end_positions")
+
+
+def has_labels(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch says what is right."""
+    return any(key in batch for key in LABELS)
+
+
+def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a batch the forward pass takes."""
+    return {key: value for key, value in batch.items() if key in model.family.inputs}
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
+    """Lays this process's rows of a batch onto the mesh, split over `data` and `fsdp`."""
+
+    def place(key: str, rows: np.ndarray) -> jax.Array:
+        shape = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
+        axes = ("batch", *[None] * (rows.ndim - 1))
+        sharding = NamedSharding(mesh, specification(axes, shape, mesh, ACTIVATION_RULES, key))
+        return jax.make_array_from_process_local_data(sharding, rows, shape)
+
+    return {key: place(key, rows) for key, rows in batch.items()}
+
+
+def _compute(params: Tree, args: TrainingArguments) -> Tree:
+    """The parameters in the dtype the forward pass computes in; gradients flow back to the stored ones."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params) if args.bf16 else params

@@ -1,0 +1,81 @@
+"""Evaluation equals plain numpy over the unpadded set, whatever the set's size leaves in the last batch."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxformers.parallel.mesh import make_mesh
+from jaxformers.train import TrainingArguments, evaluate, predict
+from jaxformers.train.metrics import accuracy, f1
+from tests.train.conftest import make_examples
+
+
+def scores(prediction):
+    predicted = prediction.predictions.argmax(-1)
+    return {"accuracy": accuracy(predicted, prediction.label_ids), "f1": f1(predicted, prediction.label_ids)}
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_evaluation_equals_numpy(still, size, devices):
+    table = make_examples(size, seed=size)
+    args = TrainingArguments(per_device_eval_batch_size=8 // devices)
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    logits = np.concatenate(
+        [np.asarray(still.apply(still.params, input_ids=np.array([row["input_ids"]])).logits) for row in table]
+    )
+    labels = np.array(table["labels"])
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    loss = -log_probabilities[np.arange(size), labels].mean()
+
+    out = predict(still, table, args, compute_metrics=scores, mesh=mesh)
+    np.testing.assert_allclose(out.predictions, logits, atol=2e-5)  # and so in the order of the data
+    np.testing.assert_array_equal(out.label_ids, labels)
+    metrics = evaluate(still, table, args, compute_metrics=scores, mesh=mesh)
+    assert metrics["eval_accuracy"] == float((logits.argmax(-1) == labels).mean())
+    assert metrics["eval_f1"] == f1(logits.argmax(-1), labels)
+    np.testing.assert_allclose(metrics["eval_loss"], loss, rtol=1e-5)
+
+
+def test_prediction_without_labels_has_no_loss(still):
+    out = predict(
+        still, make_examples(5).drop(["labels"]), TrainingArguments(), mesh=make_mesh(devices=jax.devices()[:1])
+    )
+    assert out.label_ids is None
+    assert "test_loss" not in out.metrics
+    assert out.predictions.shape == (5, 2)
+
+
+def test_metrics_agree_with_scikit_learn():
+    from sklearn.metrics import accuracy_score, f1_score
+
+    draw = np.random.default_rng(0)
+    for size in (1, 2, 50):
+        predicted, labels = draw.integers(0, 2, size), draw.integers(0, 2, size)
+        assert accuracy(predicted, labels) == pytest.approx(accuracy_score(labels, predicted))
+        assert f1(predicted, labels) == pytest.approx(f1_score(labels, predicted, zero_division=0))
+
+
+def test_predictions_are_kept_only_where_they_are_asked_for(still, monkeypatch):
+    """Those of a language model over a whole set are larger than a machine."""
+    from jaxformers.train.evaluation import make_evaluator
+
+    mesh = make_mesh(devices=jax.devices()[:1])
+    table, args = make_examples(5), TrainingArguments()
+    bare = make_evaluator(still, table, args, mesh=mesh)
+    assert bare(still.params).predictions is None
+    assert "output" not in bare.step(still.params, {key: value for key, value in bare.batches[0].items()})
+    kept = make_evaluator(still, table, args, mesh=mesh, compute_metrics=scores)
+    assert kept(still.params).predictions.shape == (5, 2)
+    assert bare(still.params).metrics["eval_loss"] == pytest.approx(kept(still.params).metrics["eval_loss"])
+
+
+def test_a_language_models_perplexity():
+    from jaxformers.checkpoints import load
+    from jaxformers.data import Table
+    from tests.train.conftest import TINY
+
+    table = Table({"input_ids": [[2, 5, 6, 3]] * 3, "labels": [[-100, 5, -100, -100]] * 3})
+    metrics = evaluate(load(TINY, "masked-lm"), table, mesh=make_mesh(devices=jax.devices()[:1]))
+    assert metrics["eval_perplexity"] == pytest.approx(np.exp(metrics["eval_loss"]))

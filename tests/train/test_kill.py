@@ -1,0 +1,79 @@
+"""kill -9 at random moments: starting, compiling, training, saving, evaluating, exporting. Rerun, and nothing has changed.
+
+`JAXFORMERS_KILLS` says how many (2 by default; .ci/run takes 20).
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("killed_run.py")
+
+
+def start(out, cache):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAXFORMERS_CACHE": str(cache)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    command = [sys.executable, str(SCRIPT), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def complete(out, cache):
+    """The digest of a run left alone, and its seconds."""
+    began = time.monotonic()
+    run = start(out, cache)
+    output, errors = run.communicate(timeout=600)
+    assert run.returncode == 0, errors
+    return output.splitlines()[-1], time.monotonic() - began
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path):
+    cache = tmp_path / "cache"
+    expected, cold = complete(tmp_path / "whole", cache)
+    assert expected.startswith("digest")
+    again, length = complete(tmp_path / "whole again, its programs from the cache", cache)
+    assert again == expected
+
+    draw, out, kills, through = random.Random(0), tmp_path / "killed", 0, 0
+    wanted = int(os.environ.get("JAXFORMERS_KILLS", "2"))
+    run = start(
+        tmp_path / "compiling", tmp_path / "another cache"
+    )  # the first one falls on compiling, before any checkpoint
+    time.sleep(0.5 * cold)
+    while True:
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        kills += 1
+        if kills == wanted:
+            break
+        run = start(out, cache)
+        try:
+            run.communicate(timeout=draw.uniform(0.4, 1.0) * length)
+        except subprocess.TimeoutExpired:
+            continue
+        # It came through before its moment: the next one starts from nothing.
+        assert run.returncode == 0
+        through += 1
+        out = tmp_path / f"killed, part {through}"
+        run = start(out, cache)
+        time.sleep(draw.uniform(0.4, 1.0) * length)
+    for folder in {out, tmp_path / "compiling"}:
+        digest, _ = complete(folder, cache)
+        assert digest == expected
+
+
+def test_a_run_that_is_asked_to_end_saves_first(tmp_path):
+    run = start(tmp_path / "out", tmp_path / "cache")
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):  # until the first log: it is training
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(signal.SIGTERM)
+    output, errors = run.communicate(timeout=600)
+    assert run.returncode == 128 + signal.SIGTERM, errors
+    assert "Rerun the same command to continue" in output
+    digest, _ = complete(tmp_path / "out", tmp_path / "cache")
+    assert digest == complete(tmp_path / "whole", tmp_path / "cache")[0]

@@ -1,0 +1,174 @@
+"""The step: accumulation, weights, dropout keys, meshes, shard sizes, collectives, donation, one program a shape."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxformers.data import Batches
+from jaxformers.errors import InputError
+from jaxformers.parallel.mesh import MeshConfig, make_mesh
+from jaxformers.train import TrainingArguments, make_train_step
+from jaxformers.train.losses import default_loss
+from tests.train.conftest import make_examples
+
+MESHES = {
+    "one device": (MeshConfig(), 1),
+    "data": (MeshConfig(data=8), 8),
+    "fsdp": (MeshConfig(fsdp=8), 8),
+    "tensor": (MeshConfig(tensor=8), 8),
+    "data × fsdp × tensor": (MeshConfig(data=2, fsdp=2, tensor=2), 8),
+}
+
+
+def batch_of(size, length=16):
+    return Batches(make_examples(size), batch_size=8, buckets=(length,))[0]
+
+
+def run(model, mesh_name, steps=3, **changes):
+    config, devices = MESHES[mesh_name]
+    mesh = make_mesh(config, jax.devices()[:devices])
+    args = TrainingArguments(max_steps=10, learning_rate=1e-2, **changes)
+    step = make_train_step(model, args, mesh=mesh)
+    state, losses = step.init(), []
+    for _ in range(steps):
+        state, metrics = step(state, step.put(batch_of(8)))
+        losses += [float(metrics["loss_sum"] / metrics["loss_count"]), float(metrics["grad_norm"])]
+    return step, state, losses
+
+
+@pytest.fixture(scope="session")
+def runs(tiny):
+    return {name: run(tiny, name) for name in MESHES}
+
+
+@pytest.mark.parametrize("name", list(MESHES)[1:])
+def test_every_mesh_gives_the_losses_of_one_device_with_dropout_on(runs, name):
+    """Losses and gradient norms to float32 rounding. Not parameters: a key's bias has a gradient of zero, and Adam makes
+    steps of full size out of its rounding noise."""
+    np.testing.assert_allclose(runs[name][2], runs["one device"][2], rtol=2e-6)
+
+
+def bytes_on(device, tree):
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+        if shard.device == device
+    )
+
+
+@pytest.mark.parametrize("name", list(MESHES))
+def test_each_device_holds_its_share_of_parameters_and_both_moments(tiny, runs, name):
+    """The bytes follow from the declarations: an axis laid onto a mesh axis of n devices is cut into n."""
+    from jaxformers.core.params import leaves
+    from jaxformers.parallel.mesh import PARAMETER_RULES
+
+    step, state, _ = runs[name]
+    expected = 0
+    for _, param in leaves(tiny.declare()):
+        pieces = 1
+        for axis in param.axes:
+            rule = PARAMETER_RULES[axis] or ()
+            for mesh_axis in (rule,) if isinstance(rule, str) else rule:
+                pieces *= step.mesh.shape[mesh_axis]
+        expected += 4 * int(np.prod(param.shape)) // pieces
+    moments = state.opt_state[1][0]
+    for device in step.mesh.devices.flat:
+        assert bytes_on(device, state.params) == expected
+        assert bytes_on(device, moments.mu) == expected
+        assert bytes_on(device, moments.nu) == expected
+    if name == "fsdp":  # nearly everything is cut: within a quarter of an eighth
+        assert expected < 1.25 * 4 * sum(leaf.size for leaf in jax.tree.leaves(tiny.params)) / 8
+
+
+def collectives(step, state):
+    text = step.program(state, step.put(batch_of(8))).as_text()
+    found = re.findall(r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", text)
+    return {kind: found.count(kind) for kind in set(found)}
+
+
+def test_the_compiled_step_holds_the_collectives_its_sharding_needs_and_no_others(runs):
+    assert collectives(*runs["one device"][:2]) == {}
+    assert set(collectives(*runs["data"][:2])) == {"all-reduce"}  # gradients, and nothing gathered
+    fsdp = collectives(*runs["fsdp"][:2])
+    assert "all-gather" in fsdp  # parameters are gathered where they are used
+    assert {"all-reduce", "reduce-scatter"} & set(
+        fsdp
+    )  # XLA's CPU compiler writes reduce-scatter as all-reduce and slice
+    assert "all-reduce" in collectives(*runs["tensor"][:2])  # partial sums of heads and feed-forward columns
+
+
+def test_accumulation_is_the_big_batch(still):
+    """Eight rows of which three only fill up: sums over micro-batches divided once, not a mean of means."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    results = []
+    for micro in (1, 4):
+        args = TrainingArguments(max_steps=10, learning_rate=1e-2, gradient_accumulation_steps=micro)
+        step = make_train_step(still, args, mesh=mesh, optimizer=optax.sgd(0.1))
+        state, metrics = step(step.init(), step.put(batch_of(5)))
+        results.append((state.params, metrics))
+    (big, big_metrics), (small, small_metrics) = results
+    assert float(big_metrics["loss_count"]) == float(small_metrics["loss_count"]) == 5
+    for key in ("loss_sum", "grad_norm"):
+        np.testing.assert_allclose(big_metrics[key], small_metrics[key], rtol=1e-6)
+    for one, other in zip(jax.tree.leaves(big), jax.tree.leaves(small), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_rows_that_fill_up_a_batch_change_nothing(still):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    step = make_train_step(still, TrainingArguments(max_steps=10), mesh=mesh)
+    short = batch_of(5)
+    other = {key: value.copy() for key, value in short.items()}
+    other["input_ids"][5:] = 9
+    other["labels"][5:] = 1
+    norms = [step(step.init(), step.put(batch))[1]["grad_norm"] for batch in (short, other)]
+    assert float(norms[0]) == float(norms[1])
+
+
+def test_dropout_is_a_function_of_seed_and_step(tiny):
+    losses = [run(tiny, "one device", steps=2, seed=seed)[2] for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_one_program_a_shape_and_the_state_is_donated(still):
+    step = make_train_step(still, TrainingArguments(max_steps=10), mesh=make_mesh(devices=jax.devices()[:1]))
+    state = first = step.init()
+    for length in (16, 16, 24, 16, 24):
+        state, _ = step(state, step.put(batch_of(8, length)))
+    assert step.compilations == 2
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(still.params))
+
+
+def test_biases_and_norms_do_not_decay(still):
+    """With a gradient of zero (weight 0 everywhere) only decay moves a parameter."""
+    args = TrainingArguments(max_steps=10, learning_rate=0.1, weight_decay=0.5)
+    step = make_train_step(still, args, mesh=make_mesh(devices=jax.devices()[:1]))
+    batch = batch_of(8)
+    batch["example_weight"][:] = 0
+    state, _ = step(step.init(), step.put(batch))
+    before, after = still.params["layers"], state.params["layers"]
+    np.testing.assert_array_equal(after["output_norm"]["scale"], before["output_norm"]["scale"])
+    np.testing.assert_allclose(after["up"]["kernel"], before["up"]["kernel"] * (1 - 0.1 * 0.5), rtol=1e-6)
+
+
+def test_bfloat16_keeps_float32_masters(still):
+    _, state, losses = run(still, "one device", bf16=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(losses, run(still, "one device")[2], rtol=0.05)
+
+
+def test_rematerialisation_changes_no_loss(still):
+    np.testing.assert_allclose(
+        run(still, "one device", gradient_checkpointing=True)[2], run(still, "one device")[2], rtol=1e-6
+    )
+
+
+def test_a_head_without_a_loss_asks_for_one(tiny):
+    with pytest.raises(InputError, match="no default loss"):
+        default_loss(None, tiny.config)
