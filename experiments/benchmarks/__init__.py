@@ -1,0 +1,1 @@
+"""Benchmarks: ratios beside what a user would pick instead, both run in turn on one machine."""

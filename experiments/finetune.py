@@ -1,0 +1,267 @@
+"""What the fine-tuning experiments share: their flags, what they run on, and the run. An experiment is a `Recipe`."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxformers.checkpoints import load, save
+from jaxformers.checkpoints.files import hub_reachable
+from jaxformers.checkpoints.save import write_text
+from jaxformers.data import Table, load_dataset
+from jaxformers.data.loader import Collator
+from jaxformers.errors import DataError, InputError
+from jaxformers.families import Model
+from jaxformers.parallel.mesh import MeshConfig, make_mesh
+from jaxformers.preprocess import Tokenizer, load_tokenizer, train_wordpiece
+from jaxformers.train import TrainingArguments, evaluate, fit, predict
+from jaxformers.train.evaluation import ComputeMetrics
+from jaxformers.train.losses import LossFn
+from jaxformers.train.report import finished
+
+BUNDLED = Path(__file__).parent / "bundled"
+CLASSIFIED = ("sequence-classification", "multiple-choice")  # heads with one class (or score) for an example
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TrainingArguments):
+    """Flags of a fine-tuning experiment, and every field of TrainingArguments."""
+
+    model: str | None = None
+    """A local folder or hub id; the experiment's own by default."""
+    data: str | None = None
+    """tfds:NAME/CONFIG, hf:NAME/CONFIG, a folder or file, or bundled; the experiment's own by default."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """Devices along each mesh axis; data parallel over all by default."""
+    tiny: bool = False
+    """A small model and little data, for a look in well under a minute."""
+    max_length: int = 128
+    """Longer texts are cut to this many tokens."""
+    max_train_samples: int | None = None
+    """Only the first so many training examples."""
+    max_eval_samples: int | None = None
+    """Only the first so many evaluation examples."""
+    validation_split_percentage: int = 10
+    """How much of the training data is held out where the data has no validation split."""
+    eval_strategy: str = "epoch"
+    """When to evaluate while training: no, steps or epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A task's examples as its model takes them.
+
+    Args:
+      examples: split name -> rows of numbers.
+      metrics: the numbers told at each evaluation, where the loss is not all.
+      overrides: config keys the model is loaded with: `num_labels`, `id2label`, `problem_type`.
+      loss: the task's loss where it is not the head's own.
+      collator: what is done to each batch on the host, such as masking.
+      build: makes the model, on a mesh, where it is not loaded as it is.
+      export: writes the final model, where that is not `save`.
+    """
+
+    examples: Mapping[str, Table]
+    metrics: ComputeMetrics | None = None
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loss: LossFn | None = None
+    collator: Collator | None = None
+    build: Callable[[Any], Model] | None = None
+    export: Callable[[Model, Any, Any], Any] = save
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One fine-tuning experiment.
+
+    Args:
+      name: how it is called, in capitals where it is spoken of.
+      head: its model's head.
+      model: the model it starts from where no flag says otherwise, a hub id.
+      data: the dataset it trains on, a source.
+      bundled: the folder under `experiments/bundled` with the data of a run without network.
+      bundled_is: what that is.
+      read: splits as the source has them -> splits with the columns `prepare` reads.
+      prepare: (splits, tokenizer, config) -> what is trained and evaluated on.
+      texts: the training texts a tokenizer is learned from, where the model starts from nothing.
+      told: names of the metrics that are printed in the end.
+      small: config keys of the small model, over `SMALL`.
+      settings: training arguments of the run on bundled data, where the flags leave them at their defaults.
+      column_names: the columns of its own files where these have no header line.
+      shuffled: whether rows are put into random order before some are held out; not where neighbours belong together.
+    """
+
+    name: str
+    head: str
+    model: str
+    data: str
+    bundled: str
+    bundled_is: str
+    read: Callable[[dict[str, Table], Any], dict[str, Table]]
+    prepare: Callable[[dict[str, Table], Tokenizer, Any], Prepared]
+    texts: Callable[[Table], list[str]]
+    told: tuple[str, ...]
+    small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    column_names: tuple[str, ...] | None = None
+    shuffled: bool = True
+
+
+# The small BERT of a first run without network, and how it is trained.
+SMALL = {"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 128, "max_position_embeddings": 128, "initializer_range": 0.1,
+         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "num_train_epochs": 5.0, "warmup_steps": 100, "logging_steps": 250,
+                            "per_device_train_batch_size": 32, "per_device_eval_batch_size": 64}  # fmt: skip
+
+
+def run(config: Any, recipe: Recipe) -> dict[str, Any]:
+    """Trains, evaluates and saves; returns the results."""
+    if config.do_train and (results := finished(config.output_dir)) and not config.overwrite_output_dir:
+        print(f"{config.output_dir} holds a finished run; --overwrite-output-dir starts anew.")
+        tell(recipe, results["dataset"], results, config.output_dir)
+        return results
+    if config.do_predict and recipe.head not in CLASSIFIED:
+        raise InputError(f"do_predict writes classes, which {recipe.name} has not: use a pipeline over the saved model")
+    config, source = choose(config, recipe)
+    if source == "bundled":
+        config = config.replace(data=source)
+    splits = read(config, source, recipe)
+    mesh = make_mesh(config.mesh)
+    from_nothing = source == "bundled" and config.model is None
+    started_from = "random parameters (a small BERT)" if from_nothing else config.model or recipe.model
+    tokenizer = (
+        train_wordpiece(recipe.texts(splits["train"]), vocab_size=600) if from_nothing else load_tokenizer(started_from)
+    )
+    prepared = recipe.prepare(splits, tokenizer, config)
+    model = (
+        prepared.build(mesh)
+        if prepared.build is not None
+        else load(
+            {**SMALL, **recipe.small, "vocab_size": len(tokenizer)} if from_nothing else started_from,
+            recipe.head,
+            mesh=mesh,
+            seed=config.seed,
+            **prepared.overrides,
+        )
+    )
+    dataset = f"{recipe.bundled_is} bundled with jaxformers (not {recipe.name})" if source == "bundled" else source
+    examples, common = prepared.examples, {"loss_fn": prepared.loss, "data_collator": prepared.collator, "mesh": mesh}
+    others = {
+        name.removeprefix("validation_"): part for name, part in examples.items() if name.startswith("validation_")
+    }
+    held_out = {"matched": examples["validation"], **others} if others else examples["validation"]
+    metrics: dict[str, Any] = {}
+    if config.do_train:
+        model, result = fit(
+            model,
+            config,
+            train=examples["train"],
+            eval=held_out if config.do_eval or config.eval_strategy != "no" else None,
+            tokenizer=tokenizer,
+            compute_metrics=prepared.metrics,
+            export=prepared.export,
+            facts={"dataset": dataset, "model": started_from},
+            **common,
+        )
+        metrics = result.metrics
+    elif config.do_eval:
+        metrics = evaluate(model, examples["validation"], config, compute_metrics=prepared.metrics, **common)
+    if config.do_predict:
+        write_predictions(predict(model, examples["test"], config, mesh=mesh).predictions, config.output_dir, recipe)
+    tell(recipe, dataset, metrics, config.output_dir)
+    return metrics
+
+
+def write_predictions(logits_BC: np.ndarray, output_dir: str, recipe: Recipe) -> None:
+    """The test split's classes (or the score, of one class) as GLUE wants them: a row's number and what was said of it."""
+    said = logits_BC[:, 0] if logits_BC.shape[-1] == 1 else np.argmax(logits_BC, -1)
+    lines = ["index\tprediction", *(f"{row}\t{value}" for row, value in enumerate(said))]
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    write_text(Path(output_dir) / f"predict_results_{recipe.name.lower()}.txt", "\n".join(lines) + "\n")
+
+
+def tell(recipe: Recipe, dataset: str, metrics: dict[str, Any], output_dir: str) -> None:
+    """Prints the results."""
+    print(f"***** {dataset} *****")
+    if told := [f"{name} {metrics[f'eval_{name}']:.4f}" for name in recipe.told if f"eval_{name}" in metrics]:
+        print("  " + "  ".join(told))
+    if "train_loss" in metrics:
+        print(
+            f"  train loss {metrics['train_loss']:.4f}\n  {metrics['train_runtime']:.1f} s of training, "
+            f"{metrics['compile_seconds']:.1f} s of compiling {metrics['compilations']} programs\n  saved to {output_dir}"
+        )
+
+
+def choose(config: Any, recipe: Recipe) -> tuple[Any, str]:
+    """What to run on. Only with neither --model nor --data, and no hub in reach, does it fall back to the bundled data."""
+    source = config.data
+    if source is None:
+        source = recipe.data
+        if config.tiny and config.model is None:
+            source = "bundled"
+        elif config.model is None and not hub_reachable():
+            print(f"!!! The hub cannot be reached: this is NOT {recipe.name}. A small BERT is trained from random parameters on "
+                  f"{recipe.bundled_is} bundled in bundled/{recipe.bundled}. !!!", flush=True)  # fmt: skip
+            source = "bundled"
+    if source == "bundled" and config.model is None:
+        default, settings = type(config)(), {**SETTINGS, **recipe.settings}
+        config = config.replace(**{k: v for k, v in settings.items() if getattr(config, k) == getattr(default, k)})
+    if config.tiny:
+        config = config.replace(
+            max_train_samples=config.max_train_samples or 64,
+            max_eval_samples=config.max_eval_samples or 32,
+            num_train_epochs=1.0,
+        )
+    return config, source
+
+
+def read(config: Any, source: str, recipe: Recipe) -> dict[str, Table]:
+    """The splits with the columns the recipe reads, cut to the numbers of examples the flags ask for."""
+    place = BUNDLED / recipe.bundled if source == "bundled" else source
+    splits = load_dataset(place, column_names=recipe.column_names)
+    splits = hold_out(splits, config, recipe)
+    wanted = ["train", "validation", *["test"] * config.do_predict]
+    for name in wanted:
+        if name not in splits:
+            raise DataError(f"{source} has no {name} split, only {', '.join(sorted(splits))}")
+    wanted += [name for name in splits if name.startswith("validation_")]
+    splits = recipe.read({name: splits[name] for name in wanted}, config)
+    limits = {name: config.max_eval_samples for name in splits} | {"train": config.max_train_samples, "test": None}
+    return {name: table[: limits[name] or len(table)] for name, table in splits.items()}
+
+
+def hold_out(splits: dict[str, Table], config: Any, recipe: Recipe) -> dict[str, Table]:
+    """The splits with a validation split: the data's own, or the last part of its training rows."""
+    if "validation" in splits or "train" not in splits:
+        return splits
+    whole = splits["train"].shuffle(0) if recipe.shuffled else splits["train"]
+    kept = round(len(whole) * (1 - config.validation_split_percentage / 100))
+    if not 0 < kept < len(whole):
+        raise DataError(
+            f"{whole.name} has no validation split, and {config.validation_split_percentage} % of its {len(whole)} rows "
+            "cannot be held out; set validation_split_percentage"
+        )
+    return {**splits, "train": whole[:kept], "validation": whole[kept:]}
+
+
+def rename(table: Table, columns: Mapping[str, tuple[str, ...]]) -> Table:
+    """The columns under their own names, found by the names that the known sources give them.
+
+    Args:
+      table: with columns as a source has them.
+      columns: own name -> names it is known by.
+
+    Raises:
+      DataError: a column is not there under any name.
+    """
+    found = {}
+    for ours, theirs in columns.items():
+        there = next((name for name in (ours, *theirs) if name in table.column_names), None)
+        if there is None:
+            names = " or ".join(map(repr, dict.fromkeys((ours, *theirs))))
+            raise DataError(f"{table.name} has no column {names}, only {', '.join(table.column_names)}")
+        found[ours] = table[there]
+    return Table(found, table.name)

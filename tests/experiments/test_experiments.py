@@ -1,0 +1,292 @@
+"""Every fine-tuning experiment, run `--tiny` from end to end, and how each reads the files people have."""
+
+import dataclasses
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import electra, finetune, glue, mlm, ner, squad, swag
+from experiments.launch import parse
+from jaxformers.data import Table
+from jaxformers.errors import DataError, InputError
+from jaxformers.preprocess import train_wordpiece
+
+BUNDLED = Path(finetune.__file__).parent / "bundled"
+RUNS = {
+    "glue": (["--task", "stsb", "--data", str(BUNDLED / "paraphrase")], ("pearson", "spearman")),
+    "squad": (["--max-length", "64"], ("exact_match", "f1")),
+    "ner": ([], ("precision", "recall", "f1", "accuracy")),
+    "mlm": (["--max-length", "32"], ("perplexity",)),
+    "swag": ([], ("accuracy",)),
+    "electra": (["--max-length", "32"], ("loss",)),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_tiny_run_ends_well(name, tmp_path, capsys, monkeypatch):
+    flags, told = RUNS[name]
+    module = importlib.import_module(f"experiments.{name}")
+    if "--data" in flags:  # a model of one's own
+        monkeypatch.setattr(finetune, "hub_reachable", lambda: False)
+        flags = ["--model", str(own_model(tmp_path)), *flags]
+    config = parse(module.Config, ["--tiny", "--disable-tqdm", "--output-dir", str(tmp_path / "out"), *flags], "", name)
+    metrics = module.run(config)
+    assert all(math.isfinite(metrics[f"eval_{each}"]) for each in told)
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert ("bundled with jaxformers (not " in results["dataset"]) == ("--data" not in flags)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert all(each in capsys.readouterr().out for each in told[:1])
+
+
+def own_model(tmp_path):
+    from jaxformers.checkpoints import load, save
+
+    tokenizer = train_wordpiece(["the doctor was not the boat", "a cat"], vocab_size=60)
+    save(load({**finetune.SMALL, "vocab_size": len(tokenizer)}), tmp_path / "model", tokenizer)
+    return tmp_path / "model"
+
+
+def test_the_bundled_files_are_what_their_script_makes():
+    done = subprocess.run([sys.executable, str(BUNDLED / "make_tasks.py"), "--check"], check=False)
+    assert done.returncode == 0
+
+
+# -- GLUE --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "label"),
+    [
+        ("rte", {"sentence1": ["a"], "sentence2": ["b"], "label": ["not_entailment"]}, 1),
+        ("mnli", {"premise": ["a"], "hypothesis": ["b"], "gold_label": ["contradiction"]}, 2),
+        ("qnli", {"question": ["a"], "sentence": ["b"], "label": ["entailment"]}, 0),
+        ("qqp", {"question1": ["a"], "question2": ["b"], "is_duplicate": [1]}, 1),
+        ("stsb", {"sentence1": ["a"], "sentence2": ["b"], "score": [3.8]}, 3.8),
+        ("sst2", {"sentence": ["a"], "label": [1]}, 1),
+    ],
+)
+def test_glue_columns_as_the_sources_name_them(task, rows, label):
+    read = glue.read(Table(rows), glue.TASKS[task], "train")
+    assert read["label"] == [label]
+    assert read["sentence1"] == ["a"]
+
+
+def test_cola_has_no_header(tmp_path):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.tsv").write_text("gj04\t1\t\tShe sang.\ngj04\t0\t*\tSang she the.\n")
+    config = parse(glue.Config, ["--task", "cola", "--data", str(tmp_path)], "", "glue")
+    splits = finetune.read(config, str(tmp_path), glue.recipe("cola"))
+    assert splits["train"]["sentence1"] == ["She sang.", "Sang she the."]
+    assert splits["train"]["label"] == [1, 0]
+
+
+def test_glue_refuses_by_name():
+    with pytest.raises(InputError, match="GLUE has no task 'colla'; it has cola"):
+        glue.recipe("colla")
+    with pytest.raises(
+        DataError, match="label of row 0 of data must be one of entailment, not_entailment, found 'maybe'"
+    ):
+        glue.read(Table({"sentence1": ["a"], "sentence2": ["b"], "label": ["maybe"]}), glue.TASKS["rte"], "train")
+    with pytest.raises(DataError, match="must be a number, found 'x'"):
+        glue.read(Table({"sentence1": ["a"], "sentence2": ["b"], "score": ["x"]}), glue.TASKS["stsb"], "train")
+
+
+def test_rows_are_held_out_where_the_data_has_no_validation_split(tmp_path):
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "".join(f"s{i}\t{i % 2}\n" for i in range(20)))
+    config = parse(glue.Config, ["--task", "sst2", "--validation-split-percentage", "25"], "", "glue")
+    splits = finetune.read(config, str(tmp_path / "train.tsv"), glue.recipe("sst2"))
+    assert [len(splits[name]) for name in ("train", "validation")] == [15, 5]
+    assert not {*splits["train"]["sentence1"]} & {*splits["validation"]["sentence1"]}
+    with pytest.raises(DataError, match="cannot be held out"):
+        finetune.read(config.replace(validation_split_percentage=0), str(tmp_path / "train.tsv"), glue.recipe("sst2"))
+
+
+# -- NER ---------------------------------------------------------------------------------------------------------------
+
+
+def test_words_that_become_several_tokens_are_tagged_once():
+    words = [None, 0, 1, 1, 2, None]
+    assert ner.on_tokens(words, [3, 4, 5]) == [-100, 3, 4, -100, 5, -100]
+    assert ner.on_tokens(words, [3, 4, 5], all_tokens=True) == [-100, 3, 4, 4, 5, -100]
+
+
+def test_a_tag_that_training_lacks_is_named():
+    splits = {
+        "train": Table({"tokens": [["a"]], "tags": [["O"]]}, "t"),
+        "validation": Table({"tokens": [["a"]], "tags": [["B-X"]]}, "v"),
+    }
+    config = parse(ner.Config, [], "", "ner")
+    with pytest.raises(DataError, match="row 0 of v has the tag 'B-X'"):
+        ner.prepare(splits, train_wordpiece(["a"], vocab_size=20), config)
+
+
+# -- SQuAD -------------------------------------------------------------------------------------------------------------
+
+CONTEXT = "Anna lives in Oslo. Ben is a baker in a small town by the sea, and he sings."
+ARTICLE = {
+    "title": "t",
+    "paragraphs": [
+        {
+            "context": CONTEXT,
+            "qas": [
+                {
+                    "id": "1",
+                    "question": "What is Ben? ",
+                    "answers": [{"text": "a baker", "answer_start": CONTEXT.index("a baker")}],
+                },
+                {"id": "2", "question": "Who?", "is_impossible": True, "answers": []},
+            ],
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def windows():
+    tokenizer = train_wordpiece([CONTEXT, "What is Ben? Who?"] * 3, vocab_size=200)
+    table = squad.read({"train": Table({key: [value] for key, value in ARTICLE.items()})}, None)["train"]
+    return squad.Windows(table, tokenizer, 20, 5)
+
+
+def test_squads_own_layout(windows):
+    assert windows.table["question"] == ["What is Ben?", "Who?"]
+    assert windows.table["texts"] == [["a baker"], []]
+
+
+def test_answers_are_found_where_a_window_holds_them(windows):
+    assert len(windows.owners) > 3
+    held = 0
+    for encoding, owner, first, last in zip(
+        windows.encodings,
+        windows.owners,
+        windows.examples["start_positions"],
+        windows.examples["end_positions"],
+        strict=True,
+    ):
+        if first:
+            held += 1
+            assert CONTEXT[encoding.offsets[first][0] : encoding.offsets[last][1]] == "a baker"
+            assert owner == 0
+    assert held >= 1
+
+
+def test_logits_that_point_at_the_answer_give_its_text(windows):
+    start, end = (np.full((len(windows.owners), 20), -9.0) for _ in range(2))
+    for row, (first, last) in enumerate(
+        zip(windows.examples["start_positions"], windows.examples["end_positions"], strict=True)
+    ):
+        start[row, first] = end[row, last] = 5.0 if first else 1.0
+    assert windows.answers(start, end, 5, 10) == ["a baker", ""]
+    assert windows.answers(start, end, 5, 1) != ["a baker", ""]
+
+
+def test_a_row_of_another_form_is_named():
+    with pytest.raises(DataError, match="row 0 of data is no question"):
+        squad.read({"train": Table({"question": ["q"]})}, None)
+
+
+# -- SWAG, MLM ---------------------------------------------------------------------------------------------------------
+
+
+def test_swag_columns():
+    rows = {"sent1": ["A."], "sent2": ["Then"], "ending0": ["x."], "ending1": ["y."], "label": [1]}
+    assert swag.read({"train": Table(rows)}, None)["train"][0] == {
+        "first": "A.",
+        "endings": ["Then x.", "Then y."],
+        "label": 1,
+    }
+    with pytest.raises(DataError, match="no columns ending0, ending1"):
+        swag.read({"train": Table({"sent1": ["A."]})}, None)
+
+
+def test_text_is_cut_into_blocks():
+    tokenizer = train_wordpiece(["a b c d e f g"], vocab_size=30)
+    config = parse(mlm.Config, ["--max-length", "5"], "", "mlm")
+    table = Table({"text": ["a b c d", "e f g"]})
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    ids = [tokenizer.convert_tokens_to_ids(letter) for letter in "abcdef"]
+    assert mlm.blocks(table, tokenizer, config)["input_ids"] == [[cls, *ids[:3], sep], [cls, *ids[3:], sep]]
+    lines = mlm.blocks(table, tokenizer, config.replace(line_by_line=True))["input_ids"]
+    assert [len(line) for line in lines] == [5, 5]
+
+
+def test_only_classes_are_written_as_predictions(tmp_path):
+    with pytest.raises(InputError, match="do_predict writes classes, which SQuAD has not"):
+        squad.run(parse(squad.Config, ["--do-predict", "--output-dir", str(tmp_path)], "", "squad"))
+
+
+# -- ELECTRA -----------------------------------------------------------------------------------------------------------
+
+SIZES = {"model_type": "electra", "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+         "intermediate_size": 48, "embedding_size": 16, "max_position_embeddings": 32, "initializer_range": 0.3}  # fmt: skip
+IDS = np.array([[2, 4, 9, 10, 3, 0], [2, 11, 4, 12, 13, 3]], np.int32)
+BATCH = {
+    "input_ids": IDS,
+    "attention_mask": (IDS != 0).astype(np.int32),
+    "labels": np.where(IDS == 4, [[7], [8]], -100).astype(np.int32),
+    "example_weight": np.ones(2, np.float32),
+}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    sizes = electra.electra.config_from_hf(SIZES, "config")
+    config = electra.PairConfig(generator=electra.smaller(sizes, 0.5), discriminator=sizes)
+    return electra.Model(
+        electra.PAIR, "pretraining", config, electra.initialise(electra.declare(config), jax.random.key(0))
+    )
+
+
+def test_electras_loss_by_hand(pair):
+    """The generator's mean over masked tokens, and 50 times the discriminator's over all real ones."""
+    given = {key: BATCH[key] for key in ("input_ids", "attention_mask", "labels")}
+    output = pair.apply(pair.params, **given)
+    total, count = electra.loss(output, BATCH)
+    logits = np.asarray(output.generator_logits, np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    words = -np.mean([log_p[0, 1, 7], log_p[1, 2, 8]])
+    d, replaced, real = np.asarray(output.logits, np.float64), np.asarray(output.replaced), BATCH["attention_mask"] == 1
+    told = np.where(replaced, np.log1p(np.exp(-d)), np.log1p(np.exp(d)))[real].mean()
+    assert float(count) == 2
+    np.testing.assert_allclose(float(total / count), words + 50 * told, rtol=1e-5)
+    assert not (replaced & (BATCH["labels"] == -100)).any()
+
+
+def test_what_the_generator_draws_follows_the_key(pair):
+    given = {key: BATCH[key] for key in ("input_ids", "attention_mask", "labels")}
+    no_dropout = dataclasses.replace(
+        pair.config,
+        generator=pair.config.generator.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        discriminator=pair.config.discriminator.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+    )
+    still = dataclasses.replace(pair, config=no_dropout)
+
+    def said(rng):
+        return np.asarray(still.apply(still.params, rng=rng, **given).logits).tobytes()
+
+    assert said(None) == said(None)
+    assert said(jax.random.key(1)) == said(jax.random.key(1))
+    assert len({said(jax.random.key(seed)) for seed in range(6)}) > 1
+    with pytest.raises(InputError, match="needs labels"):
+        pair.apply(pair.params, input_ids=IDS)
+
+
+def test_both_models_are_written_and_share_their_embeddings(pair, tmp_path):
+    from jaxformers.checkpoints import load
+
+    electra.export(pair, tmp_path)
+    one, two = load(tmp_path / "generator", "masked-lm"), load(tmp_path, "pretraining")
+    assert np.array_equal(one.params["embeddings"]["word"], two.params["embeddings"]["word"])
+    config = parse(
+        electra.Config, ["--model", str(tmp_path), "--generator", str(tmp_path / "generator")], "", "electra"
+    )
+    again = electra.build(config, 40, None)
+    given = {key: BATCH[key] for key in ("input_ids", "attention_mask", "labels")}
+    np.testing.assert_array_equal(again.apply(again.params, **given).logits, pair.apply(pair.params, **given).logits)
