@@ -31,6 +31,7 @@ def shared_data():
         pytest.skip(f"real data is not here: {SHARED_DATA} is missing")
     return SHARED_DATA
 
+
 # The files that take longest, longest first: a worker that is left alone with one of them at the end is waited for.
 LONG = (
     "train/test_kill",

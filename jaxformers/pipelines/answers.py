@@ -13,8 +13,8 @@ import tokenizers
 
 from jaxformers.core.params import Tree
 from jaxformers.errors import InputError
-from jaxformers.pipelines.base import Batch, Forward, Pipeline, Preprocess, Row, fetch
-from jaxformers.pipelines.inputs import WHOLE, Parts, as_float32, padded, rows_of, valid_text
+from jaxformers.pipelines.base import Batch, Forward, Pipeline, Row, fetch
+from jaxformers.pipelines.inputs import WHOLE, Parts, as_float32, batched, rows_of, valid_text
 from jaxformers.preprocess import Tokenizer
 
 FORM = "{'question': str, 'context': str}"
@@ -130,7 +130,7 @@ def question_answering(parts: Parts) -> Pipeline:
             results.append(answers[0] if len(answers) == 1 else answers)
         return results if host["given"] == "many" else results[0]
 
-    preprocess = Preprocess(_read, encode, padded(parts, maximum), parts.devices, _arrange)
+    preprocess = batched(parts, maximum, _read, encode, arrange=_arrange)
     return Pipeline(preprocess, Forward(model, compute, parts.mesh), postprocess)
 
 

@@ -49,6 +49,7 @@ class Preprocess:
       collate: rows -> arrays [B, ...], padded to one of few lengths.
       multiple: batches have a multiple of so many rows, one share for each data-parallel device.
       arrange: (arguments of a call) -> (inputs, options), for a task whose inputs have several forms.
+      most_rows: length of a batch's longest row -> the most rows it has, where `batch_size` would allow more.
       window: batches of a list that are sorted by length together, and whose results wait in memory for postprocess.
     """
 
@@ -57,6 +58,7 @@ class Preprocess:
     collate: Callable[[list[Row]], Batch]
     multiple: int = 1
     arrange: Callable[..., tuple[Any, dict[str, Any]]] = as_given
+    most_rows: Callable[[int], int] | None = None
     window: int = LIST_WINDOW
 
     def __call__(self, *arguments: Any, **named: Any) -> Batch:
@@ -237,8 +239,16 @@ class Pipeline:
         order = sorted(
             range(len(rows)), key=lambda index: -_length(rows[index])
         )  # longest first: too large fails early
-        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        batches = [self.preprocess.batch([rows[index] for index in part], self.batch_size) for part in parts]
+        parts: list[list[int]] = []
+        batches: list[Batch] = []
+        start = 0
+        while start < len(order):
+            size = self.batch_size
+            if self.preprocess.most_rows is not None:
+                size = min(size, self.preprocess.most_rows(_length(rows[order[start]])))
+            parts.append(order[start : start + size])
+            batches.append(self.preprocess.batch([rows[index] for index in parts[-1]], size))
+            start += size
         if isinstance(self.forward, Forward):
             self.forward.prepare(batches)
         outputs: dict[str, list[Any]] = {}

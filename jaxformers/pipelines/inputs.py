@@ -19,8 +19,24 @@ from jaxformers.pipelines.base import Batch, Preprocess, Row
 from jaxformers.preprocess import Tokenizer
 from jaxformers.preprocess.tokenizer_encoding import Encoding
 
-# The lengths batches are padded to. Steps of a third to a half: a finer grid saves few pad tokens and costs compiles.
-LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, *(1 << n for n in range(10, 21)))
+# The lengths batches are padded to: steps of 8 as far as most sentences go, then of at most a quarter. Each is a program.
+LENGTHS = (
+    *range(16, 65, 8),
+    80,
+    96,
+    112,
+    128,
+    160,
+    192,
+    224,
+    256,
+    320,
+    384,
+    448,
+    512,
+    *(1 << n for n in range(10, 21)),
+)
+CPU_TOKENS = 1024  # of a batch on a CPU: beyond it what layers hand to each other leaves the caches, and nothing is won
 TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids")  # the first gives a row its length
 WHOLE = Execution(trace_once=True)  # how a task runs its model: its forward is compiled as one program
 
@@ -135,7 +151,7 @@ def text_preprocess(
         encoding = parts.tokenizer(texts, return_attention_mask=True, truncation=truncation, max_length=cut)
         return rows_of(parts, encoding), host
 
-    return Preprocess(read, encode, padded(parts, maximum), parts.devices)
+    return batched(parts, maximum, read, encode)
 
 
 def rows_of(parts: Parts, encoding: Encoding) -> list[Row]:
@@ -144,14 +160,22 @@ def rows_of(parts: Parts, encoding: Encoding) -> list[Row]:
     return [dict(zip(keys, row, strict=True)) for row in zip(*(list(encoding[key]) for key in keys), strict=True)]
 
 
-def padded(parts: Parts, maximum: int) -> Callable[[list[Row]], Batch]:
-    """A `collate`: rows to int32 arrays [B, L], L the first of `LENGTHS`, or `maximum`, that holds the longest row.
+def batched(
+    parts: Parts,
+    maximum: int,
+    read: Callable[[Any, str], Any],
+    encode: Callable[..., tuple[list[Row], dict[str, Any]]],
+    **options: Any,
+) -> Preprocess:
+    """A `Preprocess` whose rows of at most `maximum` tokens become int32 arrays [B, L].
 
-    Rows are padded on the right whatever the tokenizer's `padding_side` is: padding on the left would move a text's tokens to
-    other positions, and its result would depend on its neighbours. Keys that are no text's (`TEXT_KEYS`) are left out.
+    L is the first of `LENGTHS`, or `maximum`, that holds the longest row. Rows are padded on the right whatever the tokenizer's
+    `padding_side` is: padding on the left would move a text's tokens to other positions, and its result would depend on its
+    neighbours. Keys that are no text's (`TEXT_KEYS`) are left out.
     """
     lengths = [*(length for length in LENGTHS if length < maximum), maximum]
     fills = {**dict.fromkeys(TEXT_KEYS, 0), "input_ids": parts.tokenizer.pad_token_id or 0}
+    platform = jax.default_backend() if parts.mesh is None else parts.mesh.devices.flat[0].platform
 
     def collate(rows: list[Row]) -> Batch:
         length = bucket_for(max((len(row["input_ids"]) for row in rows), default=0), lengths)
@@ -162,7 +186,12 @@ def padded(parts: Parts, maximum: int) -> Callable[[list[Row]], Batch]:
                 line[: len(row[key])] = row[key]
         return batch
 
-    return collate
+    def most_rows(length: int) -> int:
+        return max(1, CPU_TOKENS // bucket_for(length, lengths))
+
+    if platform == "cpu":
+        options["most_rows"] = most_rows
+    return Preprocess(read, encode, collate, parts.devices, **options)
 
 
 def as_float32(array: jax.Array | None) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxformers.core.params import Tree
 from jaxformers.errors import InputError
 from jaxformers.pipelines.base import Batch, Forward, Pipeline, Row, fetch
-from jaxformers.pipelines.inputs import WHOLE, Parts, as_float32, padded, read_one_text, text_preprocess
+from jaxformers.pipelines.inputs import WHOLE, Parts, as_float32, read_one_text, text_preprocess
 from jaxformers.preprocess import Tokenizer
 
 LOG = logging.getLogger("jaxformers")
@@ -35,7 +35,6 @@ def fill_mask(parts: Parts) -> Pipeline:
     if mask_id is None:
         raise InputError("fill-mask needs a tokenizer with a mask token, and this one has none (mask_token)")
     texts = text_preprocess(parts, lambda value, where: (read_one_text(value, where), where))
-    collate_texts = padded(parts, parts.max_length)
 
     def arrange(inputs: Any, tokenizer_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         one = isinstance(inputs, list | tuple) and len(inputs) == 1
@@ -57,7 +56,7 @@ def fill_mask(parts: Parts) -> Pipeline:
         return rows, {"input_ids": [row["input_ids"] for row in rows], PLACES: [row[PLACES] for row in rows]}
 
     def collate(rows: list[Row]) -> Batch:
-        batch = collate_texts(rows)
+        batch = texts.collate(rows)
         most = max((len(row[PLACES]) for row in rows), default=1)
         places_BM = np.zeros((len(rows), 1 << (most - 1).bit_length()), np.int32)  # a power of two: few programs
         for line, row in zip(places_BM, rows, strict=True):

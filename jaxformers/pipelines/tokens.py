@@ -14,12 +14,12 @@ import tokenizers
 
 from jaxformers.core.params import Tree
 from jaxformers.errors import InputError
-from jaxformers.pipelines.base import Batch, Forward, Pipeline, Preprocess, Row, fetch
+from jaxformers.pipelines.base import Batch, Forward, Pipeline, Row, fetch
 from jaxformers.pipelines.inputs import (
     WHOLE,
     Parts,
     as_float32,
-    padded,
+    batched,
     read_one_text,
     rows_of,
     softmax,
@@ -135,7 +135,7 @@ def token_classification(parts: Parts) -> Pipeline:
             results.append(found if len(places) == 1 else _once(found))
         return results if host["given"] == "many" else results[0]
 
-    preprocess = Preprocess(_read, encode, padded(parts, maximum), parts.devices, arrange)
+    preprocess = batched(parts, maximum, _read, encode, arrange=arrange)
     return Pipeline(preprocess, Forward(model, compute, parts.mesh), postprocess)
 
 

@@ -13,7 +13,7 @@ from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.pipelines import embed_sentences
 from jaxformers.pipelines.base import HOST
 from jaxformers.pipelines.embeddings import sentence_settings
-from jaxformers.pipelines.inputs import LENGTHS, read_text
+from jaxformers.pipelines.inputs import CPU_TOKENS, LENGTHS, read_text
 
 TEXT = "a small cat sees the old dog"
 PAIR = {"text": TEXT, "text_pair": "the dog sees a cat"}
@@ -237,11 +237,23 @@ def test_few_programs_and_a_second_call_compiles_none(model, tokenizer, sentence
     texts = sentences(200, longest=60)
     first = clf(texts)
     lengths = [length for length in LENGTHS if length <= 64]
-    assert 1 < clf.forward.compiled.compilations <= len(lengths) + 1  # one row count, and the rest's
+    assert 1 < clf.forward.compiled.compilations <= len(lengths) + 1  # one row count a length, and the rest's
     before = clf.forward.compiled.compilations
     assert clf(texts) == first
-    assert len([*clf(iter(texts[:32]))]) == 32
     assert clf.forward.compiled.compilations == before
+    shapes = set()
+    recorded = dataclasses.replace(clf, forward=lambda batch: shapes.add(batch["input_ids"].shape) or clf.forward(batch))
+    for count in (1, 2, 3, 7, 18, 33, 150):
+        assert len([*recorded(iter(texts[:count]))]) == count
+    assert shapes <= {(rows, length) for length in lengths for rows in (1, 4, 16, min(32, CPU_TOKENS // length))}
+
+
+def test_a_batch_on_a_cpu_stays_within_its_tokens(model, tokenizer):
+    clf = jf.pipeline("text-classification", model, tokenizer=tokenizer, batch_size=1000)
+    rows, _ = clf.preprocess.encode(["a cat " * 30] * 40)
+    assert clf.preprocess.most_rows(len(rows[0]["input_ids"])) == CPU_TOKENS // 64
+    clf(["a cat " * 30] * 40)
+    assert clf.forward.compiled.compilations == 1  # 16 rows twice, and 8 that are filled up to 16
 
 
 def test_streams_and_datasets(clf):
