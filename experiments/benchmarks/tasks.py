@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.tasks --task cola --model FOLDER --data FOLDER --seeds 1 --epochs 1
 
 Both sides get the same rows, written once from what the experiment reads from `--data`, the Trainer's defaults (batch 8, learning
-rate 5e-5, linear decay) and the same seeds. Questions are cut into windows of 256 tokens. Prints both scores and writes
+rate 5e-5, linear decay) where no flag says otherwise, and the same seeds. Questions are cut into windows of 256 tokens. Prints both scores and writes
 `tasks-TASK.json`. Needs the [parity] extra and `accelerate`.
 """
 
@@ -36,6 +36,10 @@ class Options:
     """One run of each side for each."""
     epochs: float = 1.0
     """Passes over the data."""
+    batch_size: int = 8
+    """Examples of a training step."""
+    learning_rate: float = 5e-5
+    """Its first value; it falls to nothing."""
     max_train_samples: int | None = None
     """Only the first so many training examples, on both sides."""
     output: Path = Path("out/benchmarks")
@@ -79,14 +83,16 @@ def main(options: Options) -> None:
         for seed in options.seeds:
             out = Path(scratch) / f"ours-{seed}"
             command = [sys.executable, "-m", *name, "--model", options.model, "--data", scratch, "--seed", str(seed),
-                       "--num-train-epochs", str(options.epochs), "--output-dir", str(out), "--disable-tqdm",
+                       "--num-train-epochs", str(options.epochs), "--per-device-train-batch-size", str(options.batch_size),
+                       "--learning-rate", str(options.learning_rate), "--output-dir", str(out), "--disable-tqdm",
                        "--save-strategy", "no", "--eval-strategy", "no", *extra]  # fmt: skip
             seconds, _ = timed(command, {})
             results = json.loads((out / "all_results.json").read_text())
             told.append({"who": "jaxformers", "seed": seed, "seconds": seconds} | _scores(results))
             print(told[-1], flush=True)
             peer = [sys.executable, str(Path(__file__).with_name("tasks_peer.py")), options.task, options.model, scratch,
-                    str(Path(scratch) / f"theirs-{seed}"), str(seed), str(options.epochs)]  # fmt: skip
+                    str(Path(scratch) / f"theirs-{seed}"), str(seed), str(options.epochs),
+                    str(options.batch_size), str(options.learning_rate)]  # fmt: skip
             seconds, printed = timed(peer, {})
             told.append(
                 {"who": "Trainer", "seed": seed, "seconds": seconds} | _scores(json.loads(printed.splitlines()[-1]))

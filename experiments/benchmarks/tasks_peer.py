@@ -1,4 +1,4 @@
-"""transformers' Trainer on the tasks of `tasks.py`: TASK MODEL DATA OUTPUT SEED EPOCHS. Imports nothing of ours.
+"""transformers' Trainer on the tasks of `tasks.py`: TASK MODEL DATA OUTPUT SEED EPOCHS BATCH RATE. Imports nothing of ours.
 
 The last line printed is JSON. DATA holds train.jsonl and validation.jsonl in the columns that `tasks.py` writes.
 """
@@ -162,7 +162,7 @@ def answers(splits: dict[str, list[dict[str, Any]]], tokenizer: Any, model: str)
     return made, {name: encode(name, rows) for name, rows in splits.items()}, default_data_collator, scores
 
 
-def main(task: str, model_name: str, data: str, output: str, seed: str, epochs: str) -> None:
+def main(task: str, model_name: str, data: str, output: str, seed: str, epochs: str, batch: str, rate: str) -> None:
     """Trains with the Trainer's defaults and evaluates in the end."""
     splits = {}
     for name in ("train", "validation"):
@@ -179,7 +179,7 @@ def main(task: str, model_name: str, data: str, output: str, seed: str, epochs: 
         model, examples, collator, scores = classification(task, splits, tokenizer, model_name)
     arguments = TrainingArguments(
         output_dir=output, seed=int(seed), num_train_epochs=float(epochs), save_strategy="no", report_to="none",
-        disable_tqdm=True, learning_rate=5e-5, per_device_train_batch_size=8, use_cpu=True,
+        disable_tqdm=True, learning_rate=float(rate), per_device_train_batch_size=int(batch), use_cpu=True,
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=examples["train"], eval_dataset=examples["validation"],
                       data_collator=collator, compute_metrics=scores)  # fmt: skip
