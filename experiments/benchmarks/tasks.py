@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.tasks --task cola --model FOLDER --data FOLDER --seeds 1 --epochs 1
 
 Both sides get the same rows, written once from what the experiment reads from `--data`, the Trainer's defaults (batch 8, learning
-rate 5e-5, linear decay) where no flag says otherwise, and the same seeds. Questions are cut into windows of 256 tokens. Prints both scores and writes
-`tasks-TASK.json`. Needs the [parity] extra and `accelerate`.
+rate 5e-5, linear decay) where no flag says otherwise, and the same seeds. Questions are cut into windows of 256 tokens. Prints
+both scores and writes `tasks-TASK.json`. Needs the [parity] extra and `accelerate`.
 """
 
 import dataclasses
