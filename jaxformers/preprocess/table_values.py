@@ -154,7 +154,7 @@ def comparable(values: Iterable[Value]) -> list[tuple[float, ...]]:
     """
     values = list(values)
     dates = [value for value in values if isinstance(value, tuple)]
-    numbers = [(value,) for value in values if not isinstance(value, tuple)]
+    numbers: list[tuple[float, ...]] = [(value,) for value in values if not isinstance(value, tuple)]
     if not dates or numbers:
         return [] if dates else numbers
     parts = [part for part in range(3) if all(date[part] is not None for date in dates)]

@@ -20,12 +20,16 @@ CELLS = [
     "movieser agers", "[MASK]", "[EMPTY]", "the [MASK] of age", "٣٤", "½", "²", "1,2", "1,234,56", "10:30", "50/50",
 ]  # fmt: skip
 QUERIES = [
-    "How many movies has the actor aged 53 in May 2010?", "what is the total of 1,200 and twelve", "who was born before 5 June 1967?",
+    "How many movies has the actor aged 53 in May 2010?", "what is the total of 1,200 and twelve",
+    "who was born before 5 June 1967?",
     "?", "x", "the first or 2nd of 87", "  2010  ", "漢字 in 1990s 😀", "more than -69 , less than +7.", "june 5",
 ]  # fmt: skip
 
 SHORT = {"Actor": ["Brad Pitt", "Leonardo Di Caprio", "George Clooney"], "Age": ["56", "45", "59"],
          "Movies in 2010": ["87", "53", "69"], "Born": ["18 december 1963", "11 november 1974", "6 may 1961"]}  # fmt: skip
+
+LONG = {"Actor": [f"actor {n} of the city" for n in range(40)], "Movies": [f"{n * n % 17} movies" for n in range(40)],
+        "Year": [str(1970 + n) for n in range(40)]}  # fmt: skip
 
 
 def write_tapas(folder: Path, **settings: object) -> Path:
@@ -53,5 +57,6 @@ def table(seed: int) -> dict[str, list[str]]:
 def asked(seed: int) -> list[str]:
     """Some questions."""
     random_ = random.Random(seed)
-    return [random_.choice(QUERIES) + " " * (random_.random() < 0.2) + random_.choice(["", random_.choice(CELLS)])
-            for _ in range(random_.randint(1, 3))]  # fmt: skip
+    return [
+        f"{random_.choice(QUERIES)} {random_.choice(['', random_.choice(CELLS)])}" for _ in range(random_.randint(1, 3))
+    ]
