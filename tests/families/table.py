@@ -280,11 +280,13 @@ def name_of(value: Any) -> str | None:
     return value.family if isinstance(value, Row) else str(value) if value is None or isinstance(value, str) else None
 
 
-def write_checkpoint(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Path:
+def write_checkpoint(
+    folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], std: float = 0.2
+) -> Path:
     """A folder in Hugging Face layout whose weights are drawn from their names."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config)))
-    save_file({name: draw(name, tuple(shape)) for name, shape in shapes.items()}, folder / "model.safetensors")
+    save_file({name: draw(name, tuple(shape), std) for name, shape in shapes.items()}, folder / "model.safetensors")
     return folder
 
 
