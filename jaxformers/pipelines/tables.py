@@ -49,7 +49,9 @@ def table_question_answering(parts: Parts) -> Pipeline:
     model, tokenizer = parts.model, parts.tokenizer
     if not isinstance(tokenizer, TableTokenizer):
         raise InputError(f"table-question-answering needs a tokenizer of tables (TAPAS'), found {tokenizer!r}")
-    maximum = parts.max_length
+    # Where positions begin anew in every cell, a row may have more tokens than the model has positions.
+    anew = model.config.reset_position_index_per_cell
+    maximum = min(tokenizer.model_max_length, LENGTHS[-1]) if anew else parts.max_length
     sizes = model.config.type_vocab_sizes
     operators = model.config.aggregation_labels if model.config.num_aggregation_labels else ()
     nothing = model.config.no_aggregation_label_index

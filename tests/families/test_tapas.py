@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,6 +53,17 @@ def test_cells_share_a_logit_and_one_column_is_chosen():
         assert max(map(len, cells.values())) > 1
     none = call(given, temperature=0.25)["logits"]
     assert_same({"": none[none > -5000]}, {"": 2 * logits[logits > -5000]})
+
+
+def test_only_where_it_is_allowed_no_column_is_chosen():
+    """All columns score alike here, the question among them, which is the first."""
+    model = strong(TAPAS, CELLS)
+    params = {**model.params, "columns": jax.tree.map(jnp.zeros_like, model.params["columns"])}
+    given, _ = sample(TAPAS.config, CELLS)
+    for allowed in (True, False):
+        config = model.config.replace(allow_empty_column_selection=allowed)
+        logits = dataclasses.replace(model, config=config).apply(params, **given).logits
+        assert (np.asarray(logits).max(axis=1) < -5000).all() == allowed
 
 
 @pytest.mark.parametrize("changes", [{}, {"allow_empty_column_selection": True}, {"select_one_column": False}], ids=str)

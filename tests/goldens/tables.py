@@ -6,7 +6,7 @@ from pathlib import Path
 
 SPECIAL = ["[PAD]", "[EMPTY]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-:/%$()?!'"
-WORDS = ["how", "many", "what", "the", "of", "in", "is", "total", "actor", "age", "movies", "date", "##s", "##er", "may", "june",
+WORDS = ["how", "many", "what", "the", "of", "in", "is", "total", "actor", "age", "movies", "date", "##er", "may", "june",
          "1967", "2010", "city", "bern", "漢", "字"]  # fmt: skip
 VOCAB = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS[:36]), *WORDS]
 
