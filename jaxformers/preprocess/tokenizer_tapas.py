@@ -219,10 +219,8 @@ class TableTokenizer(Tokenizer):
         columns = {name: [row[name] for row in made] for name in made[0]}
         if how := _PADDING[padding]:
             fill = self._fill(pad_to_multiple_of, None, padding_side)
-            length, multiple = (
-                limit if how == "max_length" else max(map(len, columns["input_ids"])),
-                pad_to_multiple_of or 1,
-            )
+            length = limit if how == "max_length" else max(map(len, columns["input_ids"]))
+            multiple = pad_to_multiple_of or 1
             columns = pad_columns(columns, -(-length // multiple) * multiple, fill, _ANSWERED)
         lengths = sorted({len(row) for row in columns["input_ids"]})
         if len(lengths) > 1 and return_tensors:
