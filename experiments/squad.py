@@ -119,10 +119,12 @@ class Windows:
         )
         self.owners: list[int] = list(encoded["overflow_to_sample_mapping"])
         self.encodings = encoded.encodings
+        # Where [CLS] stands, which says that there is no answer: first, but last for XLNet.
+        self.nothing = [encoding.ids.index(tokenizer.cls_token_id) for encoding in self.encodings]
         columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
         places = [
-            place(encoding, table["starts"][owner][:1], table["texts"][owner][:1])
-            for encoding, owner in zip(self.encodings, self.owners, strict=True)
+            place(encoding, table["starts"][owner][:1], table["texts"][owner][:1]) or (nothing, nothing)
+            for encoding, owner, nothing in zip(self.encodings, self.owners, self.nothing, strict=True)
         ]
         columns["start_positions"] = [first for first, _ in places]
         columns["end_positions"] = [last for _, last in places]
@@ -134,7 +136,8 @@ class Windows:
         null = np.full(len(self.table), np.inf)
         for row, (encoding, owner) in enumerate(zip(self.encodings, self.owners, strict=True)):
             start_L, end_L = start_BL[row, : len(encoding)], end_BL[row, : len(encoding)]
-            null[owner] = min(null[owner], float(start_L[0] + end_L[0]))
+            nothing = self.nothing[row]
+            null[owner] = min(null[owner], float(start_L[nothing] + end_L[nothing]))
             of_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
             starts, ends = (
                 [i for i in np.argsort(-np.where(of_context, x_L, -np.inf), kind="stable")[:n_best] if of_context[i]]
@@ -147,15 +150,13 @@ class Windows:
                         begin, end = encoding.offsets[first][0], encoding.offsets[last][1]
                         best[owner] = (score, self.table["context"][owner][begin:end])
         may_be_none = any(not texts for texts in self.table["texts"])
-        return [
-            "" if may_be_none and nothing > score else text for (score, text), nothing in zip(best, null, strict=True)
-        ]
+        return ["" if may_be_none and none > score else text for (score, text), none in zip(best, null, strict=True)]
 
 
-def place(encoding: Any, starts: list[int], texts: list[str]) -> tuple[int, int]:
-    """First and last token of an answer in a window; (0, 0), the place of [CLS], where the window does not hold it whole."""
+def place(encoding: Any, starts: list[int], texts: list[str]) -> tuple[int, int] | None:
+    """First and last token of an answer in a window; None where the window does not hold it whole."""
     if not starts:
-        return 0, 0
+        return None
     begin, end = starts[0], starts[0] + len(texts[0])
     inside = [
         token
@@ -164,7 +165,7 @@ def place(encoding: Any, starts: list[int], texts: list[str]) -> tuple[int, int]
     ]
     context = [token for token, sequence in enumerate(encoding.sequence_ids) if sequence == 1]
     if not inside or encoding.offsets[context[0]][0] > begin or encoding.offsets[context[-1]][1] < end:
-        return 0, 0
+        return None
     return inside[0], inside[-1]
 
 

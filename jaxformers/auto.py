@@ -25,6 +25,7 @@ __all__ = [
     "AutoModelForPreTraining",
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
+    "AutoModelForTableQuestionAnswering",
     "AutoModelForTokenClassification",
     "AutoTokenizer",
 ]
@@ -63,6 +64,7 @@ AutoModelForNextSentencePrediction = AutoHead("next-sentence-prediction")
 AutoModelForPreTraining = AutoHead("pretraining")
 AutoModelForQuestionAnswering = AutoHead("question-answering")
 AutoModelForSequenceClassification = AutoHead("sequence-classification")
+AutoModelForTableQuestionAnswering = AutoHead("table-question-answering")
 AutoModelForTokenClassification = AutoHead("token-classification")
 
 

@@ -149,7 +149,7 @@ def _read_leaf(weights: Weights, param: Param, names: list[str], dtype: np.dtype
         for n, name in enumerate(names):
             whole[n] = from_file(weights.read(name), param.layout, shape)
     else:
-        whole = np.ascontiguousarray(from_file(weights.read(names[0]), param.layout, shape), dtype)
+        whole = np.asarray(from_file(weights.read(names[0]), param.layout, shape), dtype, order="C")
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 

@@ -60,7 +60,7 @@ def tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
         param = declared[path]
         for n, name in enumerate(file_names(param)):
             layer = _host(array[n] if is_stacked(param) else array)
-            yield name.removeprefix(drop), np.ascontiguousarray(to_file(layer, param.layout))
+            yield name.removeprefix(drop), np.asarray(to_file(layer, param.layout), order="C")  # keeps a scalar one
 
 
 def _host(array: jax.Array) -> np.ndarray:

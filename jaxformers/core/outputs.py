@@ -15,7 +15,7 @@ class Output:
     Args:
       last_hidden_state: [B, L, D].
       pooler_output: [B, D].
-      logits: [B, C], [B, L, C] or [B, L, V], by head.
+      logits: [B, C], [B, L, C], [B, L, V], or [B, L] for the cells of a table; by head.
       start_logits: [B, L], question answering.
       end_logits: [B, L], question answering.
       prediction_logits: [B, L, V], pretraining.
@@ -25,6 +25,7 @@ class Output:
       start_top_index: [B, n], where they stand.
       end_top_log_probs: [B, m · n], the m likeliest last tokens' after each of these; by rank, then by first token.
       end_top_index: [B, m · n], where they stand.
+      logits_aggregation: [B, C], table question answering: what is to be done with the cells.
       cls_logits: [B], question answering by beams: positive says that the text holds no answer.
       hidden_states: N + 1 arrays [B, L, D], the embeddings first; with `output_hidden_states=True`.
       attentions: N arrays [B, H, L, L]; with `output_attentions=True`.
@@ -42,6 +43,7 @@ class Output:
     start_top_index: jax.Array | None = None
     end_top_log_probs: jax.Array | None = None
     end_top_index: jax.Array | None = None
+    logits_aggregation: jax.Array | None = None
     cls_logits: jax.Array | None = None
     hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None

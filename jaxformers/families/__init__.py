@@ -19,6 +19,7 @@ MODULES = {
     "electra": "jaxformers.families.electra",
     "modernbert": "jaxformers.families.modernbert",
     "roberta": "jaxformers.families.roberta",
+    "tapas": "jaxformers.families.tapas",
     "xlm": "jaxformers.families.xlm",
     "xlm-roberta": "jaxformers.families.xlm_roberta",
     "xlnet": "jaxformers.families.xlnet",

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from reprlib import repr as shown  # values of a file, cut to a length that fits into a sentence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from jaxformers.errors import ConfigError
 
@@ -232,9 +232,10 @@ def _checked(source: str, key: str, value: Any, wanted: Any) -> Any:
     """`value`, if it has the field's type; an int serves as float, and None stands for the default."""
     if value is None:
         return None
-    if _type_name(wanted) == "tuple":  # of texts: there is no other
-        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
-            raise ConfigError(f"{source}: {key} must be a list of texts, found {shown(value)}")
+    if _type_name(wanted) == "tuple":
+        element, called = (int, "whole numbers") if get_args(wanted)[0] is int else (str, "texts")
+        if not isinstance(value, list | tuple) or not all(type(each) is element for each in value):
+            raise ConfigError(f"{source}: {key} must be a list of {called}, found {shown(value)}")
         return tuple(value)
     kind = {"int": int, "float": float, "bool": bool, "str": str}[_type_name(wanted)]
     if isinstance(value, int) and abs(value) >= 2**63:

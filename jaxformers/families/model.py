@@ -24,6 +24,7 @@ CLASS_NAMES = {
     "next-sentence-prediction": "ForNextSentencePrediction",
     "pretraining": "ForPreTraining",
     "multiple-choice": "ForMultipleChoice",
+    "table-question-answering": "ForQuestionAnswering",
 }
 
 

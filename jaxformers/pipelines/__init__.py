@@ -22,7 +22,7 @@ from jaxformers.core.compilation import enable_cache
 from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
 from jaxformers.families import Model, family_for
-from jaxformers.pipelines import answers, embeddings, masks, pairs, text, tokens
+from jaxformers.pipelines import answers, embeddings, masks, pairs, tables, text, tokens
 from jaxformers.pipelines.base import Forward, Pipeline, Preprocess, compose
 from jaxformers.pipelines.inputs import Parts
 from jaxformers.preprocess import Tokenizer, load_tokenizer
@@ -64,6 +64,11 @@ TASKS = {
         "question-answering",
         ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5"),
     ),
+    "table-question-answering": Task(
+        tables.table_question_answering,
+        "table-question-answering",
+        ("google/tapas-base-finetuned-wtq", "e3dde19"),
+    ),
     "fill-mask": Task(masks.fill_mask, "masked-lm", ("distilbert/distilroberta-base", "fb53ab8")),
     "zero-shot-classification": Task(
         pairs.zero_shot_classification, "sequence-classification", ("facebook/bart-large-mnli", "d7645e1")
@@ -79,6 +84,7 @@ HEAD_TASKS = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
     "question-answering": "question-answering",
+    "table-question-answering": "table-question-answering",
     "masked-lm": "fill-mask",
     "next-sentence-prediction": "next-sentence-prediction",
     "multiple-choice": "multiple-choice",

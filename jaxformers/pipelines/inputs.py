@@ -180,7 +180,8 @@ def batched(
     def collate(rows: list[Row]) -> Batch:
         length = bucket_for(max((len(row["input_ids"]) for row in rows), default=0), lengths)
         keys = rows[0] if rows else [key for key in TEXT_KEYS if key in parts.model.family.inputs]
-        batch = {key: np.full((len(rows), length), fills[key], np.int32) for key in keys if key in fills}
+        more = {key: np.shape(rows[0][key])[1:] if rows else () for key in keys}  # a token may have several types
+        batch = {key: np.full((len(rows), length, *more[key]), fills[key], np.int32) for key in keys if key in fills}
         for key, array in batch.items():
             for line, row in zip(array, rows, strict=True):
                 line[: len(row[key])] = row[key]

@@ -387,6 +387,10 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, **overrides
     from jaxformers.checkpoints.files import locate  # its room loads models, which a tokenizer alone does not need
 
     backend, settings = read_folder(locate(path, revision=revision, weights=False), overrides)
+    if settings["tokenizer_class"] == "TapasTokenizer":
+        from jaxformers.preprocess.tokenizer_tapas import TableTokenizer  # which stands on this file
+
+        return TableTokenizer(backend, **settings)
     return Tokenizer(backend, **settings)
 
 

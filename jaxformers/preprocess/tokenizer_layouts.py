@@ -97,7 +97,7 @@ CLASSES = {
     "LxmertTokenizer": TokenizerClass("bert", TYPED_INPUTS),
     "MobileBertTokenizer": TokenizerClass("bert", TYPED_INPUTS),
     "SqueezeBertTokenizer": TokenizerClass("bert", TYPED_INPUTS),
-    # A question, or any other text; laying a table beside it is not a tokenizer's work here.
+    # A question, or any other text; the table beside it is `tokenizer_tapas`'s.
     "TapasTokenizer": TokenizerClass("bert", TYPED_INPUTS, extra_special_tokens=("[EMPTY]",)),
     "GPT2Tokenizer": TokenizerClass("gpt2", PLAIN_INPUTS),
     "BartTokenizer": TokenizerClass("roberta", PLAIN_INPUTS),

@@ -1,6 +1,7 @@
 """Padding and stacking of rows that were tokenized before, as a data collator does. Padding within a call is `text`."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,28 +27,37 @@ def columns_of(encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tupl
     return {name: [value] for name, value in columns.items()} if single else columns, single
 
 
-def pad_columns(columns: Mapping[str, Any], length: int, fill: Mapping[str, Any]) -> dict[str, Any]:
+def pad_columns(
+    columns: Mapping[str, Any], length: int, fill: Mapping[str, Any], also: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, Any]:
     """Returns the columns with a row for each token filled to `length`; longer rows and other columns stay.
 
-    `fill` has the library's words for how: `pad_id`, `pad_type_id`, `direction`.
+    `fill` has the library's words for how: `pad_id`, `pad_type_id`, `direction`; `also`, what further columns are filled with.
+    A token may have several types (TAPAS' has seven).
     """
     values = {
         "input_ids": fill["pad_id"],
         "attention_mask": 0,
         "token_type_ids": fill["pad_type_id"],
         "special_tokens_mask": 1,
+        **also,
     }
 
-    def filled(row: Any, value: int) -> np.ndarray:
-        if np.ndim(row) != 1:
+    def filled(row: Any, value: float, most: int) -> np.ndarray:
+        if not 1 <= np.ndim(row) <= most:
             raise InputError(f"pad expects rows of ids, found one of shape {np.shape(row)}")
-        whole = np.full(max(length, len(row)), value, np.int32)
+        whole = np.full(
+            (max(length, len(row)), *np.shape(row)[1:]), value, np.float32 if type(value) is float else np.int32
+        )
         start = 0 if fill["direction"] == "right" else len(whole) - len(row)
         whole[start : start + len(row)] = row
         return whole
 
     return {
-        name: [filled(row, values[name]) for row in rows] if name in values else rows for name, rows in columns.items()
+        name: [filled(row, values[name], 2 if name == "token_type_ids" else 1) for row in rows]
+        if name in values
+        else rows
+        for name, rows in columns.items()
     }
 
 

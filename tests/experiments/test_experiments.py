@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from experiments import electra, finetune, glue, mlm, ner, squad, swag
 from experiments.launch import parse
@@ -148,9 +149,15 @@ ARTICLE = {
 }
 
 
-@pytest.fixture(scope="module")
-def windows():
+@pytest.fixture(scope="module", params=["first", "last"])
+def windows(request):
+    """With [CLS] where BERT has it, and where XLNet has it."""
     tokenizer = train_wordpiece([CONTEXT, "What is Ben? Who?"] * 3, vocab_size=200)
+    if request.param == "last":
+        special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[SEP]", "[CLS]")]
+        tokenizer.backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single="$A [SEP] [CLS]", pair="$A [SEP] $B [SEP] [CLS]", special_tokens=special
+        )
     table = squad.read({"train": Table({key: [value] for key, value in ARTICLE.items()})}, None)["train"]
     return squad.Windows(table, tokenizer, 20, 5)
 
@@ -163,14 +170,15 @@ def test_squads_own_layout(windows):
 def test_answers_are_found_where_a_window_holds_them(windows):
     assert len(windows.owners) > 3
     held = 0
-    for encoding, owner, first, last in zip(
+    for encoding, owner, nothing, first, last in zip(
         windows.encodings,
         windows.owners,
+        windows.nothing,
         windows.examples["start_positions"],
         windows.examples["end_positions"],
         strict=True,
     ):
-        if first:
+        if encoding.ids[first] != encoding.ids[nothing]:
             held += 1
             assert CONTEXT[encoding.offsets[first][0] : encoding.offsets[last][1]] == "a baker"
             assert owner == 0
@@ -182,7 +190,7 @@ def test_logits_that_point_at_the_answer_give_its_text(windows):
     for row, (first, last) in enumerate(
         zip(windows.examples["start_positions"], windows.examples["end_positions"], strict=True)
     ):
-        start[row, first] = end[row, last] = 5.0 if first else 1.0
+        start[row, first] = end[row, last] = 1.0 if first == windows.nothing[row] else 5.0
     assert windows.answers(start, end, 5, 10) == ["a baker", ""]
     assert windows.answers(start, end, 5, 1) != ["a baker", ""]
 

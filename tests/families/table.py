@@ -249,7 +249,26 @@ XLNET = Row(
         "untied": (("causal-lm",), {"tie_word_embeddings": False}),
     },
 )
-ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET)
+CELLS = ("table-question-answering",)
+TAPAS = Row(
+    family="tapas",
+    config=make_goldens.TAPAS,
+    whole="table-question-answering",
+    longest=None,
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"num_attention_heads": 2}),
+        "relu": (("masked-lm",), {"hidden_act": "relu"}),
+        "epsilon": (("masked-lm", *CELLS), {"layer_norm_eps": 1e-2}),
+        "untied": (("masked-lm",), {"tie_word_embeddings": False}),
+        "positions of the text": ((None,), {"reset_position_index_per_cell": False}),
+        "cells longer than positions": ((None,), {"max_position_embeddings": 2}),
+        "no operators": (CELLS, {"num_aggregation_labels": 0, "aggregation_labels": None}),
+        "a column that is none": (CELLS, {"allow_empty_column_selection": True}),
+        "fewer rows and columns": (CELLS, {"max_num_rows": 2, "max_num_columns": 2}),
+    },
+)
+ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.
 LINEAGES = [row for row in ROWS if row.lineage]
@@ -261,11 +280,13 @@ def name_of(value: Any) -> str | None:
     return value.family if isinstance(value, Row) else str(value) if value is None or isinstance(value, str) else None
 
 
-def write_checkpoint(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Path:
+def write_checkpoint(
+    folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], std: float = 0.2
+) -> Path:
     """A folder in Hugging Face layout whose weights are drawn from their names."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config)))
-    save_file({name: draw(name, tuple(shape)) for name, shape in shapes.items()}, folder / "model.safetensors")
+    save_file({name: draw(name, tuple(shape), std) for name, shape in shapes.items()}, folder / "model.safetensors")
     return folder
 
 
@@ -287,9 +308,10 @@ def sample(config: Mapping[str, Any], head: str | None, batch: int | None = None
 
 
 def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Array:
-    """The loss transformers has for this head; for bare hidden states and beams, these weighted by numbers drawn by name."""
-    if model.head in (None, "question-answering-beam"):
-        states = (output[name] for name in make_goldens.PROBED if output[name] is not None)
+    """The loss transformers has for this head; for hidden states, beams and cells, these weighted by numbers drawn by name."""
+    if model.head in (None, "question-answering-beam", "table-question-answering"):
+        found = {name: output[name] for name in make_goldens.PROBED if output[name] is not None}
+        states = (jax.nn.sigmoid(state) if name == "logits" else state for name, state in found.items())
         return sum(((state * draw(f"probe {state.ndim}", state.shape, 1.0)).mean() for state in states), jnp.zeros(()))
     if model.head == "pretraining" and model.family.name == "electra":
         asked = wanted["labels"] != losses.IGNORE

@@ -16,7 +16,7 @@ import pytest
 import jaxformers as jf
 from jaxformers.core import positions, transformer
 from jaxformers.core.layers import ACTIVATIONS, layer_norm, linear
-from jaxformers.families import Model, bert, family_for, modernbert, text_encoder, xlm, xlnet
+from jaxformers.families import Model, bert, family_for, modernbert, tapas, text_encoder, xlm, xlnet
 from tests.families.table import (
     ALBERT,
     BERT,
@@ -27,6 +27,7 @@ from tests.families.table import (
     MODERNBERT,
     ROBERTA,
     ROWS,
+    TAPAS,
     XLM,
     XLNET,
     Arrays,
@@ -179,6 +180,7 @@ INPUTS = [
     *((MODERNBERT, change) for change in (bare, padded_left, placed, embedded)),
     *((XLM, change) for change in (bare, padded_left, holes, placed, embedded, typed, padded_by_ids)),
     *((XLNET, change) for change in (bare, padded_left, holes, all_padding, embedded)),
+    *((TAPAS, change) for change in (bare, padded_left, placed, embedded)),
 ]
 
 
@@ -349,6 +351,12 @@ OF_FAMILIES = {
         ),
     ),
     "xlnet: padding seen": (XLNET, patched(xlnet, "visible", lambda *args: None)),
+    "tapas: positions of the text": (TAPAS, with_config(reset_position_index_per_cell=False)),
+    "tapas: columns for cells": (TAPAS, patched(tapas, "same_cell", lambda c, r: c[:, :, None] == c[:, None])),
+    "tapas: types in another order": (
+        TAPAS,
+        patched(tapas, "_types", lambda *args, right=tapas._types: right(*args)[..., ::-1]),
+    ),
     "modernbert: input and gate": (
         MODERNBERT,
         patched(modernbert, "project", lambda *args, right=modernbert.project: right(*args)[::-1]),

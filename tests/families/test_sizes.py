@@ -17,7 +17,7 @@ from jaxformers.parallel import MeshConfig, make_mesh
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 ONE_A_FAMILY = ("bert-base-uncased", "distilbert-base-uncased", "roberta-base", "xlm-roberta-base",
                 "electra-small-discriminator", "albert-base-v2", "ModernBERT-base", "deberta-v2-xlarge",
-                "xlm-mlm-ende-1024", "xlnet-base-cased")  # fmt: skip
+                "xlm-mlm-ende-1024", "xlnet-base-cased", "tapas-base")  # fmt: skip
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 FAIRSEQ = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -62,6 +62,7 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
         {"model_type": "xlnet", "d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072},
         116_718_336,
     ),
+    "tapas-base": ({"model_type": "tapas", "max_position_embeddings": 512}, 110_278_656),
     "xlnet-large-cased": ({"model_type": "xlnet"}, 360_268_800),
 }
 TRACED = ("bert-large-uncased", "albert-xxlarge-v2", "ModernBERT-base", "deberta-v2-xlarge")  # one a lineage

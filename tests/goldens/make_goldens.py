@@ -96,6 +96,17 @@ XLNET = {
     "pad_token_id": 0,
     "use_mems_eval": False,  # else PyTorch returns its memories too
 }
+TAPAS = {
+    "model_type": "tapas",
+    **TINY,
+    "type_vocab_sizes": [3, 3, 4, 2, 6, 6, 10],
+    "max_num_rows": 4,
+    "max_num_columns": 3,
+    "num_aggregation_labels": 4,
+    "aggregation_labels": {str(i): name for i, name in enumerate(("NONE", "SUM", "AVERAGE", "COUNT"))},
+    "no_aggregation_label_index": 0,
+    "temperature": 0.5,
+}
 # One config a family is what its row in tests/families/table.py is about; what varies it stands there.
 TINIES = {
     "DistilBert": DISTILBERT,
@@ -155,8 +166,17 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
     "xlm-roberta-words": ("XLMRobertaForMaskedLM", "masked-lm", XLM_ROBERTA),
     **every_head_of_older("XLM", XLM, "XLMWithLMHeadModel"),
     **every_head_of_older("XLNet", XLNET, "XLNetLMHeadModel"),
+    "tapas": ("TapasModel", None, TAPAS),
+    "tapas-words": ("TapasForMaskedLM", "masked-lm", TAPAS),
+    "tapas-classify": ("TapasForSequenceClassification", "sequence-classification", {**TAPAS, "id2label": LABELS}),
+    "tapas-cells": ("TapasForQuestionAnswering", "table-question-answering", TAPAS),
 }
-PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits")
+PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
+          "logits_aggregation", "logits")  # fmt: skip
+# XLNet's, of targets, which these inputs lack; TAPAS', by which a column is chosen and not how surely, and its pooler where
+# there are no operators.
+UNLEARNT = ("mask_emb", "transformer.mask_emb", "column_output_weights", "column_output_bias", "tapas.pooler.dense.weight",
+            "tapas.pooler.dense.bias")  # fmt: skip
 SHAPES = {"bert-base": ("BertForPreTraining", {"model_type": "bert"})}
 
 
@@ -201,11 +221,22 @@ def inputs(
         "input_ids": integers("input_ids", full, config.get("pad_token_id", 0) + 1, config["vocab_size"]),
         "attention_mask": mask,
         **({"token_type_ids": integers("token_type_ids", full, 0, types)} if types else {}),
+        **({"token_type_ids": table_types(config["type_vocab_sizes"], mask)} if "type_vocab_sizes" in config else {}),
         **({"langs": integers("langs", full, 0, config["n_langs"])} if "n_langs" in config else {}),
     }
     if head == "question-answering-beam":  # left alone, PyTorch finds answers in the padding
         given |= {"p_mask": 1 - mask, "cls_index": integers("cls_index", full[:1], 0, L)}
     return given
+
+
+def table_types(sizes: list[int], mask: np.ndarray) -> np.ndarray:
+    """The seven types of a table's tokens, [B, L, 7]. As in a table, what is in no column is in no row; but padding is not of
+    one cell with the question, as PyTorch has it whose mean then depends on how much there is."""
+    types = np.stack([integers(f"token_type_ids {i}", mask.shape, 0, size) for i, size in enumerate(sizes)], -1)
+    real, last = mask > 0, sizes[2] - 1
+    types[..., 1] = np.where(real, types[..., 1], 0)
+    types[..., 2] = np.where(real, np.where(types[..., 1] > 0, types[..., 2] % last, 0), last)
+    return types
 
 
 def labels(config: dict[str, Any], head: str | None, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -270,7 +301,8 @@ def parameters_of(model: Any) -> dict[str, Any]:
 
 def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every output, the loss, and its gradient in every parameter, flat. A model without a loss of its own gets one:
-    its last hidden states (or what it found by beams), weighted by numbers drawn by name."""
+    its last hidden states (or what it found by beams, or how likely cells are the answer), weighted by numbers drawn by
+    name."""
     import torch
 
     def tensor(array: np.ndarray) -> Any:
@@ -281,14 +313,14 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
     output = model(**named, output_hidden_states=True, output_attentions=True)
     loss = output.get("loss")
     if loss is None:
-        states = (output[key] for key in PROBED if key in output)
+        states = (output[key].sigmoid() if key == "logits" else output[key] for key in PROBED if key in output)
         loss = sum((state * tensor(draw(f"probe {state.ndim}", tuple(state.shape), 1.0))).mean() for state in states)
     loss.backward()
     found = {"loss": loss}
     for key, value in output.items():
         found |= spread(key, value)
     for name, parameter in parameters_of(model).items():
-        if parameter.grad is None and name.endswith("mask_emb"):  # XLNet's, of targets, which these inputs lack
+        if parameter.grad is None and name in UNLEARNT:
             parameter.grad = torch.zeros_like(parameter)
         if parameter.grad is not None:
             found[f"gradient {name}"] = parameter.grad
