@@ -1,8 +1,10 @@
 """Experiments: one file a result. `python -m experiments.NAME --help` says what each takes."""
 
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 HUGE_PAGES = "glibc.malloc.hugetlb"
 
@@ -22,5 +24,16 @@ def _with_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def _leave(*_: Any) -> None:
+    """Ctrl-C where there is nothing to save: before training (which takes the first one itself) and a second time in it.
+
+    At once and not by an exception: some libraries swallow one while they are imported, others log it with its traceback.
+    Every file is written beside its place and moved over it, so none is left by half.
+    """
+    os.write(2, b"\nerror: interrupted; what was saved is kept, rerun the same command to continue\n")
+    os._exit(130)
+
+
 if sys.argv[:1] == ["-m"]:  # what it is while `python -m experiments.NAME` looks for its module, and at no other time
     _with_huge_pages()
+    signal.signal(signal.SIGINT, _leave)

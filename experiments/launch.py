@@ -54,7 +54,8 @@ def _ours(argv: Sequence[str]) -> list[str]:
 def launch(config: type[C], run: Callable[[C], Any], doc: str | None, prog: str) -> None:
     """Parses the command line, runs, and turns what a user can cause into one sentence and a status.
 
-    Status 2: something handed to us is wrong. 1: the run could not go on. 130, 143: it was interrupted and saved.
+    Status 2: something handed to us is wrong. 1: the run could not go on. 130, 143: it was interrupted; what there was to
+    save is saved (`train.guard`; before training `experiments/__init__.py` has Ctrl-C).
     """
     logging.getLogger("jaxformers").addHandler(_Lines())
     try:
@@ -63,8 +64,6 @@ def launch(config: type[C], run: Callable[[C], Any], doc: str | None, prog: str)
         sys.exit(_say(error, 2))
     except TrainingError as error:
         sys.exit(_say(error, 1))
-    except KeyboardInterrupt:
-        sys.exit(_say("interrupted; what was saved is kept, rerun the same command to continue", 130))
 
 
 def _say(error: object, status: int) -> int:

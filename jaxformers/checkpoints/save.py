@@ -63,8 +63,8 @@ def tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
             yield name.removeprefix(drop), np.asarray(to_file(layer, param.layout), order="C")  # keeps a scalar one
 
 
-def _host(array: jax.Array) -> np.ndarray:
-    if not array.is_fully_addressable:
+def _host(array: jax.Array | np.ndarray) -> np.ndarray:
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
         from jax.experimental import multihost_utils
 
         array = multihost_utils.process_allgather(array, tiled=True)

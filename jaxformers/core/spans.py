@@ -82,7 +82,8 @@ def find_by_beams(encode: Forward) -> Forward:
         start_BL = jnp.where(never_BL, NEVER, linear(layers["start"], x_BLD)[..., 0])
         middle: dict[str, Any] = {"hidden_states": trunk.hidden_states, "attentions": trunk.attentions}
         if start_positions is not None:
-            start_BD = token_at(x_BLD, start_positions)
+            # An answer that was cut off stands beyond the text: a loss leaves it out, and its token must still be one.
+            start_BD = token_at(x_BLD, jnp.minimum(start_positions, x_BLD.shape[1] - 1))
             end_BL = end_logits(layers["end"], x_BLD, start_BD[:, None], config.layer_norm_eps)[:, 0]
             return Output(
                 start_logits=start_BL,

@@ -27,6 +27,11 @@ CLASS_NAMES = {
     "table-question-answering": "ForQuestionAnswering",
 }
 
+# head -> the arrays it takes beside those of its trunk
+HEAD_INPUTS: dict[str | None, tuple[str, ...]] = {
+    "question-answering-beam": ("p_mask", "cls_index", "start_positions"),
+}
+
 
 def class_names(name: str, heads: Iterable[str | None]) -> dict[str | None, str]:
     """transformers' class for each head: `class_names("Bert", ["masked-lm"])` is `{"masked-lm": "BertForMaskedLM"}`."""
@@ -48,7 +53,7 @@ class Family:
       architectures: head name -> transformers' class name.
       prefix: what the trunk's checkpoint names start with; base models lack it.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
-      inputs: the arrays its forward functions take.
+      inputs: the arrays its trunk takes.
       buffers: checkpoint names that hold no parameters.
       ties: checkpoint name -> the name of the tensor it repeats.
     """
@@ -94,6 +99,11 @@ class Model:
     head: str | None
     config: Any
     params: Tree
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The arrays its forward pass takes."""
+        return (*self.family.inputs, *HEAD_INPUTS.get(self.head, ()))
 
     def apply(self, params: Tree, *, rng: jax.Array | None = None, **inputs: Any) -> Output:
         """The forward pass, pure.

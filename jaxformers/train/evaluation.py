@@ -22,7 +22,8 @@ from jaxformers.train.losses import LossFn
 from jaxformers.train.metrics import perplexity
 from jaxformers.train.step import LABELS, has_labels, make_eval_step, put_batch
 
-PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits")
+PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
+             "sop_logits")  # fmt: skip
 EVAL_BUCKETS, TRAIN_BUCKETS = 3, 6  # programs at most: one more saves 1-2 % of the tokens and costs a compile
 PAD = -100  # fills predictions and labels of unequal length, as transformers does
 

@@ -55,7 +55,7 @@ class Asked:
 
 @contextlib.contextmanager
 def interruptions() -> Iterator[Asked]:
-    """SIGTERM and the first Ctrl-C ask the loop to save and end; a second one ends at once."""
+    """SIGTERM and Ctrl-C ask the loop to save and end; a second one does what it did before: it ends at once."""
     asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -63,7 +63,8 @@ def interruptions() -> Iterator[Asked]:
 
     def note(number: int, _: Any) -> None:
         if asked:
-            raise KeyboardInterrupt
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
         asked.signal = number
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -40,10 +40,10 @@ from jaxformers.train.evaluation import (
     one_of_each_shape,
 )
 from jaxformers.train.guard import interruptions, locked
-from jaxformers.train.losses import LossFn
+from jaxformers.train.losses import TARGETS, LossFn
 from jaxformers.train.optim import Schedule
 from jaxformers.train.state import TrainState
-from jaxformers.train.step import LABELS, TrainStep, make_train_step
+from jaxformers.train.step import TrainStep, make_train_step
 
 LOG = logging.getLogger("jaxformers")
 Export = Callable[[Model, Any, Any], Any]
@@ -436,7 +436,7 @@ def _used_columns(model: Model, data: Any) -> Any:
     """`data` without the columns the model does not take; one line says which."""
     if not isinstance(data, Table):
         return data
-    used = {*model.family.inputs, *LABELS, "next_sentence_label"}
+    used = {*model.inputs, *TARGETS}
     unused = [name for name in data.column_names if name not in used]
     if unused:
         LOG.info(

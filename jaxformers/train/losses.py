@@ -17,6 +17,8 @@ from jaxformers.errors import InputError
 
 Batch = dict[str, jax.Array]
 LossFn = Callable[[Output, Batch], tuple[jax.Array, jax.Array]]
+# What a batch may hold for a loss alone, beside a model's inputs.
+TARGETS = ("labels", "start_positions", "end_positions", "is_impossible", "next_sentence_label", "sentence_order_label")
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -32,7 +34,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 def row_weights(batch: Batch) -> jax.Array:
     """[B] float32: 1 for real rows, 0 for those that fill up the batch."""
     weights = batch.get("example_weight")
-    return jnp.ones(batch["labels"].shape[:1], jnp.float32) if weights is None else weights
+    if weights is not None:
+        return weights
+    rows = next(batch[name].shape[:1] for name in TARGETS if name in batch)
+    return jnp.ones(rows, jnp.float32)
 
 
 def classification(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
@@ -78,11 +83,55 @@ def spans(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
     total = count = jnp.zeros((), jnp.float32)
     for logits_BL, key in ((output.start_logits, "start_positions"), (output.end_logits, "end_positions")):
         position = batch[key]
-        weights = batch["example_weight"] if "example_weight" in batch else jnp.ones(position.shape, jnp.float32)
-        weights = weights * (position < length)
+        weights = row_weights(batch) * (position < length)
         total += (cross_entropy(logits_BL, jnp.minimum(position, length - 1)) * weights).sum()
         count += weights.sum()
     return total, count
+
+
+def beams(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Answers found by beams: that of `spans`, and half the binary cross-entropy of `is_impossible` [B] where it is there.
+
+    The model must have been given `start_positions`, after which the ends are judged.
+    """
+    answers = spans(output, batch)
+    if "is_impossible" not in batch:
+        return answers
+    assert output.cls_logits is not None
+    weights = row_weights(batch)
+    loss_B = optax.sigmoid_binary_cross_entropy(output.cls_logits.astype(jnp.float32), batch["is_impossible"])
+    return _joined(answers, ((loss_B * weights).sum(), weights.sum()), 0.5)
+
+
+def replaced(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """ELECTRA's pretraining, the binary cross-entropy of every real token: logits [B, L], labels [B, L] of 0 and 1, or -100."""
+    assert output.logits is not None
+    asked_BL = (batch["labels"] != IGNORE) * row_weights(batch)[:, None] * batch.get("attention_mask", 1)
+    loss_BL = optax.sigmoid_binary_cross_entropy(output.logits.astype(jnp.float32), batch["labels"].clip(0))
+    return (loss_BL * asked_BL).sum(), asked_BL.sum()
+
+
+def pretraining(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
+    """What a family learns from before all else: BERT's masked words and next sentence, ALBERT's words and order of two
+    texts, ELECTRA's replaced tokens.
+
+    Words: `labels` [B, L], -100 where none is asked. Texts: `next_sentence_label` or `sentence_order_label` [B].
+    """
+    if output.prediction_logits is None:
+        return replaced(output, batch)
+    key = "next_sentence_label" if output.sop_logits is None else "sentence_order_label"
+    if key not in batch:
+        raise InputError(f"this pretraining learns from labels and {key}, and the data has no {key}")
+    logits_BC = output.seq_relationship_logits if output.sop_logits is None else output.sop_logits
+    texts = classification(Output(logits=logits_BC), {**batch, "labels": batch[key]}, smoothing=smoothing)
+    return _joined(tokens(Output(logits=output.prediction_logits), batch, smoothing=smoothing), texts)
+
+
+def _joined(
+    first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array], weight: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Two means as one sum and the first's count. Over several batches the second is a mean weighted by that count."""
+    return first[0] + weight * first[1] * second[0] / jnp.maximum(second[1], 1), first[1]
 
 
 def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossFn:
@@ -102,4 +151,8 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
         return partial(tokens, smoothing=smoothing)
     if head == "question-answering":
         return spans
+    if head == "question-answering-beam":
+        return beams
+    if head == "pretraining":
+        return partial(pretraining, smoothing=smoothing)
     raise InputError(f"the head {head!r} has no default loss: pass loss_fn(output, batch) -> (sum, count)")

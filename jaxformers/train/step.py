@@ -163,7 +163,7 @@ def has_labels(batch: Mapping[str, Any]) -> bool:
 
 def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a batch the forward pass takes."""
-    return {key: value for key, value in batch.items() if key in model.family.inputs}
+    return {key: value for key, value in batch.items() if key in model.inputs}
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:

@@ -376,6 +376,12 @@ def test_changed_parameters_are_what_is_saved(tmp_path):
     assert not any(array.any() for array in load_file(tmp_path / "model.safetensors").values())
 
 
+def test_plain_numpy_parameters_are_saved_too(tmp_path):
+    model = strong(BERT, "masked-lm")
+    jf.save(dataclasses.replace(model, params=jax.tree.map(np.asarray, model.params)), tmp_path)
+    same_bits(jf.load(tmp_path, "masked-lm").params, model.params)
+
+
 def test_a_tokenizer_is_saved_beside_it(tmp_path):
     class Tokenizer:
         def save(self, folder):

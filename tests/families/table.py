@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from safetensors.numpy import save_file
 
 import jaxformers as jf
@@ -313,16 +312,6 @@ def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Arra
         found = {name: output[name] for name in make_goldens.PROBED if output[name] is not None}
         states = (jax.nn.sigmoid(state) if name == "logits" else state for name, state in found.items())
         return sum(((state * draw(f"probe {state.ndim}", state.shape, 1.0)).mean() for state in states), jnp.zeros(()))
-    if model.head == "pretraining" and model.family.name == "electra":
-        asked = wanted["labels"] != losses.IGNORE
-        each = optax.sigmoid_binary_cross_entropy(output.logits, jnp.where(asked, wanted["labels"], 0))
-        return (each * asked).sum() / asked.sum()
-    if model.head == "pretraining":
-        second = output.seq_relationship_logits if output.sop_logits is None else output.sop_logits
-        words = losses.tokens(Output(logits=output.prediction_logits), {"labels": wanted["labels"]})
-        pair_labels = wanted["next_sentence_label" if output.sop_logits is None else "sentence_order_label"]
-        pairs = losses.classification(Output(logits=second), {"labels": pair_labels})
-        return words[0] / words[1] + pairs[0] / pairs[1]
     if model.head == "causal-lm" and model.family.name == "xlnet":  # a word is predicted where it stands
         total, count = losses.tokens(output, dict(wanted))
         return total / count

@@ -66,14 +66,17 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path):
 
 
 def test_a_run_that_is_asked_to_end_saves_first(tmp_path):
-    run = start(tmp_path / "out", tmp_path / "cache")
-    metrics = tmp_path / "out" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.stat().st_size):  # until the first log: it is training
-        assert run.poll() is None
-        time.sleep(0.02)
-    run.send_signal(signal.SIGTERM)
-    output, errors = run.communicate(timeout=600)
-    assert run.returncode == 128 + signal.SIGTERM, errors
-    assert "Rerun the same command to continue" in output
+    metrics, length = tmp_path / "out" / "metrics.jsonl", 0
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, then a machine that is taken away
+        run = start(tmp_path / "out", tmp_path / "cache")
+        while not (metrics.exists() and metrics.stat().st_size > length):  # until the next log: it is training
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.send_signal(number)
+        output, errors = run.communicate(timeout=600)
+        assert run.returncode == 128 + number, errors
+        assert output.splitlines()[-1].endswith(". Rerun the same command to continue.")
+        assert "Traceback" not in errors
+        length = metrics.stat().st_size
     digest, _ = complete(tmp_path / "out", tmp_path / "cache")
     assert digest == complete(tmp_path / "whole", tmp_path / "cache")[0]
