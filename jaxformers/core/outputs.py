@@ -5,6 +5,8 @@ from typing import Any
 import flax.struct
 import jax
 
+from jaxformers.core.cache import Cache
+
 
 @flax.struct.dataclass
 class Output:
@@ -26,6 +28,7 @@ class Output:
       end_top_log_probs: [B, m · n], the m likeliest last tokens' after each of these; by rank, then by first token.
       end_top_index: [B, m · n], where they stand.
       cls_logits: [B], question answering by beams: positive says that the text holds no answer.
+      cache: what a decoder remembers after these tokens; where it was given one.
       hidden_states: N + 1 arrays [B, L, D], the embeddings first; with `output_hidden_states=True`.
       attentions: N arrays [B, H, L, L]; with `output_attentions=True`.
     """
@@ -43,6 +46,7 @@ class Output:
     end_top_log_probs: jax.Array | None = None
     end_top_index: jax.Array | None = None
     cls_logits: jax.Array | None = None
+    cache: Cache | None = None
     hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None
 

@@ -21,6 +21,7 @@ CLASS_NAMES = {
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "masked-lm": "ForMaskedLM",
+    "causal-lm": "ForCausalLM",
     "next-sentence-prediction": "ForNextSentencePrediction",
     "pretraining": "ForPreTraining",
     "multiple-choice": "ForMultipleChoice",
@@ -46,9 +47,10 @@ class Family:
       heads: head name -> forward function.
       architectures: head name -> transformers' class name.
       prefix: what the trunk's checkpoint names start with; base models lack it.
+      prefixes: head -> what they start with in that head's checkpoints, where it is something else.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its forward functions take.
-      buffers: checkpoint names that hold no parameters.
+      buffers: checkpoint names that hold no parameters; `{}` stands for any layer's number.
       ties: checkpoint name -> the name of the tensor it repeats.
     """
 
@@ -65,6 +67,11 @@ class Family:
     inputs: tuple[str, ...]
     buffers: tuple[str, ...] = ()
     ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prefixes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
+
+    def prefix_of(self, head: str | None) -> str:
+        """What the trunk's names start with in a checkpoint of this head."""
+        return "" if head is None else self.prefixes.get(head, self.prefix)
 
     def forward(self, head: str | None) -> Forward:
         """The function of a head. Raises `InputError` naming the nearest head where there is none of that name."""
@@ -87,12 +94,14 @@ class Model:
       head: the task head, or None for hidden states.
       config: the frozen, hashable config.
       params: nested dict of arrays; nothing else is state.
+      generation: what its generation_config.json says; read by `generate`, kept by `save`.
     """
 
     family: Family
     head: str | None
     config: Any
     params: Tree
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def apply(self, params: Tree, *, rng: jax.Array | None = None, **inputs: Any) -> Output:
         """The forward pass, pure.
