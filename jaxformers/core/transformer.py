@@ -246,6 +246,12 @@ def _scans(depth: int, execution: Execution) -> bool:
     return not (one_device and depth <= LOOP_UP_TO and jax.default_backend() != "tpu")
 
 
+def apart(params: Tree) -> Tree:
+    """A model's tree with its `layers` one by one, where `stack` would run them in a loop; else as it is."""
+    depth = jax.tree.leaves(params["layers"])[0].shape[0]
+    return params if _scans(depth, Execution()) else params | {"layers": tuple(unstack(params["layers"], depth))}
+
+
 def unstack(params: Tree, depth: int) -> list[Tree]:
     """The stacked tree as a list of layers. One split a leaf: its gradient is one concatenation, not a sum of paddings."""
     pieces = jax.tree.map(lambda leaf: jax.lax.split(leaf, (1,) * depth, axis=0), params)

@@ -175,6 +175,7 @@ FAMILY = Family(
     prefix="transformer.",
     trunk=("embeddings", "layers", "final_norm"),
     inputs=(*INPUTS, "token_type_ids"),
+    cache=text_decoder.cache_for,
     buffers=("transformer.h.{}.attn.bias", "transformer.h.{}.attn.masked_bias"),
     ties={"lm_head.weight": "transformer.wte.weight"},
 )

@@ -315,6 +315,7 @@ def family(name: str, their_name: str, cls: type[LlamaConfig], *without: str, sp
         prefixes={"question-answering": spans} if spans else {},
         trunk=("embeddings", "layers", "final_norm"),
         inputs=INPUTS,
+        cache=text_decoder.cache_for,
         buffers=("model.layers.{}.self_attn.rotary_emb.inv_freq",),
         ties={"lm_head.weight": "model.embed_tokens.weight"},
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxformers.core.cache import Cache
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Tree
 from jaxformers.errors import InputError
@@ -48,6 +49,7 @@ class Family:
       architectures: head name -> transformers' class name.
       prefix: what the trunk's checkpoint names start with; base models lack it.
       prefixes: head -> what they start with in that head's checkpoints, where it is something else.
+      cache: (config, batch, slots, dtype) -> an empty `Cache`; None where the family cannot generate.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its forward functions take.
       buffers: checkpoint names that hold no parameters; `{}` stands for any layer's number.
@@ -68,6 +70,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefixes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
+    cache: Callable[..., Cache] | None = None
 
     def prefix_of(self, head: str | None) -> str:
         """What the trunk's names start with in a checkpoint of this head."""

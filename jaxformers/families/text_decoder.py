@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxformers.core import heads
 from jaxformers.core.attention import attend, causal_mask, padding_mask
-from jaxformers.core.cache import Cache, extend, recall, remember
+from jaxformers.core.cache import Cache, empty_cache, extend, recall, remember
 from jaxformers.core.layers import declare_linear, dropout, linear, split_rng
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Initialiser, Param, Tree
@@ -47,6 +47,13 @@ def declare_heads(config: Any, head: str | None, init: Initialiser, token_layer:
         case "question-answering":
             return {"classifier": declare_linear(D, 2, "qa_outputs", init)}
     return {}
+
+
+def cache_for(config: Any, batch: int, slots: int, dtype: Any) -> Cache:
+    """An empty cache of a decoder: [N, B, G, S, K] twice."""
+    H = config.num_attention_heads
+    G, K = getattr(config, "num_key_value_heads", H), getattr(config, "head_dim", config.hidden_size // H)
+    return empty_cache(config.num_hidden_layers, batch, G, slots, K, dtype)
 
 
 # -- how it computes ---------------------------------------------------------------------------------------------------
