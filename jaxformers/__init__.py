@@ -13,6 +13,7 @@ _HOMES = {
     "Output": "jaxformers.core.outputs",
     "InputError": "jaxformers.errors",
     "compose": "jaxformers.pipelines",
+    "generate": "jaxformers.generate",
     "load": "jaxformers.checkpoints",
     "load_dataset": "jaxformers.data",
     "load_tokenizer": "jaxformers.preprocess",

@@ -7,6 +7,7 @@ place on the devices as soon as it is read, so that a host never holds the model
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,7 +77,8 @@ def load(
         params, report = read_params(family, config, head, weights, dtype, mesh, seed)
     if line := report.line():
         LOG.warning("%s: %s", source, line)
-    return Model(family, head, config, params)
+    generation = folder / "generation_config.json"
+    return Model(family, head, config, params, read_json(generation) if generation.is_file() else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +167,19 @@ def _canonical(
         stem, _, last = file_name.rpartition(".")
         name = f"{stem}.{LEGACY[last]}" if last in LEGACY else file_name
         known = others | set(wanted) | set(family.ties) | set(family.buffers)
+        for other in family.prefixes.values():
+            if name.startswith(other):
+                name = family.prefix + name.removeprefix(other)
         if name not in known and family.prefix + name in known:
             name = family.prefix + name
+        is_buffer = {*_any_layer(name), *_any_layer(family.prefix + name)} & {*family.buffers}
         if name in there:
             raise CheckpointError(f"{weights.source} holds {name} twice ({there[name][0]} and {file_name})")
         if name in wanted:
             there[name] = (file_name, shape)
         elif name in family.ties:
             spare[family.ties[name]] = (file_name, shape)
-        elif name in others or name in family.buffers:
+        elif name in others or is_buffer:
             dropped.append(file_name)
         else:
             unexpected[file_name] = shape
@@ -183,6 +189,11 @@ def _canonical(
         elif name not in wanted:
             dropped.append(found[0])
     return there, dropped, unexpected
+
+
+def _any_layer(name: str) -> tuple[str, str]:
+    """A name as it is, and with `{}` for the number of its layer."""
+    return name, re.sub(r"\.\d+\.", ".{}.", name, count=1)
 
 
 def _grouped(names: tuple[str, ...]) -> list[str]:

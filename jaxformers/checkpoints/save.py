@@ -49,18 +49,21 @@ def save(model: Model, directory: str | os.PathLike[str], tokenizer: Any = None)
     config["dtype"] = str(jax.tree.leaves(model.params)[0].dtype)
     if tokenizer is not None:
         tokenizer.save(directory)
+    if model.generation:
+        write_text(directory / "generation_config.json", json.dumps(dict(model.generation), indent=2) + "\n")
     write_text(directory / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the model under its checkpoint name and in its checkpoint layout, one at a time."""
-    drop = model.family.prefix if model.head is None else ""
+    ours, theirs = model.family.prefix, model.family.prefix_of(model.head)
     declared = dict(leaves(model.declare()))
     for path, array in leaves(model.params):
         param = declared[path]
         for n, name in enumerate(file_names(param)):
             layer = _host(array[n] if is_stacked(param) else array)
-            yield name.removeprefix(drop), np.asarray(to_file(layer, param.layout), order="C")  # keeps a scalar one
+            name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
+            yield name, np.asarray(to_file(layer, param.layout), order="C")  # keeps a scalar one
 
 
 def _host(array: jax.Array | np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Attention, and the one place that picks the kernel for the device.
 
-Masks are boolean, True where a query may look, and broadcast to [B, H, L, S].
+Masks are boolean, True where a query may look, and broadcast to [B, H, L, S]. What a decoder remembers is in `core.cache`.
 """
 
 import jax
@@ -30,6 +30,23 @@ def padding_mask(attention_mask: jax.Array | None) -> jax.Array | None:
     )
 
 
+def causal_mask(length: int, keys: int, start: jax.Array | int = 0, window: int | None = None) -> jax.Array:
+    """The mask that hides what comes later, and what is farther back than a window.
+
+    Args:
+      length: L, the queries.
+      keys: S, the keys; the first stands at 0.
+      start: where the first query stands.
+      window: how many keys a query sees, its own included; None means all before it.
+
+    Returns:
+      Booleans [1, 1, L, S].
+    """
+    steps_LS = start + jnp.arange(length)[:, None] - jnp.arange(keys)[None]
+    seen_LS = steps_LS >= 0
+    return (seen_LS if window is None else seen_LS & (steps_LS < window))[None, None]
+
+
 def pick_kernel(platform: str, dtype: jnp.dtype, head_size: int, *, dropout: bool, maps: bool) -> str:
     """The kernel for this device: `cudnn` where cuDNN's fused attention does all that is asked, else `xla`.
 
@@ -42,8 +59,8 @@ def pick_kernel(platform: str, dtype: jnp.dtype, head_size: int, *, dropout: boo
 
 def attend(
     q_BLHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
     mask: jax.Array | None = None,
     *,
     bias: jax.Array | None = None,
@@ -57,8 +74,8 @@ def attend(
 
     Args:
       q_BLHK: queries [B, L, H, K].
-      k_BSHK: keys [B, S, H, K].
-      v_BSHK: values [B, S, H, K].
+      k_BSGK: keys [B, S, G, K]; where there are fewer than H heads, H / G queries share one (Ainslie et al. 2023).
+      v_BSGK: values [B, S, G, K].
       mask: booleans that broadcast to [B, H, L, S], True where a query may look; None lets it look everywhere.
       bias: added to the scaled logits, of a shape that broadcasts to [B, H, L, S]; None adds nothing.
       scale: multiplies the logits; 1/√K by default.
@@ -76,9 +93,15 @@ def attend(
         kernel = pick_kernel(jax.default_backend(), q_BLHK.dtype, q_BLHK.shape[-1], dropout=dropping, maps=maps)
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(
-            q_BLHK, k_BSHK, v_BSHK, bias=bias, mask=mask, scale=scale, implementation="cudnn"
+            q_BLHK, k_BSGK, v_BSGK, bias=bias, mask=mask, scale=scale, implementation="cudnn"
         ), None
-    logits_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK * jnp.asarray(scale, q_BLHK.dtype), k_BSHK)
+    (B, L, H, K), (S, G) = q_BLHK.shape, k_BSGK.shape[1:3]
+    q_BLHK = q_BLHK * jnp.asarray(scale, q_BLHK.dtype)
+    if G == H:
+        logits_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK, k_BSGK)
+    else:
+        q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
+        logits_BHLS = jnp.einsum("BLGRK,BSGK->BGRLS", q_BLGRK, k_BSGK).reshape(B, H, L, S)
     logits_BHLS = logits_BHLS.astype(jnp.float32)
     if bias is not None:
         logits_BHLS = logits_BHLS + bias.astype(jnp.float32)
@@ -87,5 +110,9 @@ def attend(
         logits_BHLS = jnp.where(mask, logits_BHLS, jnp.finfo(jnp.float32).min)
     weights_BHLS = jax.nn.softmax(logits_BHLS, axis=-1).astype(q_BLHK.dtype)
     weights_BHLS = dropout(weights_BHLS, dropout_rate, rng)
-    out_BLHK = jnp.einsum("BHLS,BSHK->BLHK", weights_BHLS, v_BSHK)
+    if G == H:
+        out_BLHK = jnp.einsum("BHLS,BSHK->BLHK", weights_BHLS, v_BSGK)
+    else:
+        weights_BGRLS = weights_BHLS.reshape(B, G, H // G, L, S)
+        out_BLHK = jnp.einsum("BGRLS,BSGK->BLGRK", weights_BGRLS, v_BSGK).reshape(B, L, H, K)
     return out_BLHK, weights_BHLS if maps else None

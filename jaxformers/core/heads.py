@@ -193,7 +193,7 @@ def over_vocabulary(params: Tree, trunk: Output, config: Any, rng: jax.Array | N
 
 
 def _against_words(params: Tree, h_BLD: jax.Array) -> jax.Array:
-    head = params["masked_lm"]
+    head = params.get("masked_lm", {})  # a table that is tied, without a bias, owns nothing
     logits_BLV = jnp.einsum("BLD,VD->BLV", h_BLD, head.get("decoder", params["embeddings"]["word"]))
     if "bias" in head:
         logits_BLV = logits_BLV + jnp.broadcast_to(head["bias"], logits_BLV.shape)

@@ -72,6 +72,13 @@ def layer_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
     return y.astype(x.dtype)
 
 
+def rms_norm(params: Tree, x: jax.Array, epsilon: float, offset: float = 0.0) -> jax.Array:
+    """Root-mean-square normalisation over the last axis (Zhang & Sennrich 2019), in float32; the scale is `offset` + its own."""
+    x32 = x.astype(jnp.float32)
+    y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + epsilon)
+    return (y * jnp.broadcast_to(params["scale"].astype(jnp.float32) + offset, y.shape)).astype(x.dtype)
+
+
 def dropout(x: jax.Array, rate: float, rng: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of `x` and scales up the rest; `rng=None` (or rate 0) leaves it as it is."""
     if rng is None or rate == 0.0:

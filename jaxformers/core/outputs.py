@@ -5,6 +5,8 @@ from typing import Any
 import flax.struct
 import jax
 
+from jaxformers.core.cache import Cache
+
 
 @flax.struct.dataclass
 class Output:
@@ -27,6 +29,7 @@ class Output:
       end_top_index: [B, m · n], where they stand.
       logits_aggregation: [B, C], table question answering: what is to be done with the cells.
       cls_logits: [B], question answering by beams: positive says that the text holds no answer.
+      cache: what a decoder remembers after these tokens; where it was given one.
       hidden_states: N + 1 arrays [B, L, D], the embeddings first; with `output_hidden_states=True`.
       attentions: N arrays [B, H, L, L]; with `output_attentions=True`.
     """
@@ -45,6 +48,7 @@ class Output:
     end_top_index: jax.Array | None = None
     logits_aggregation: jax.Array | None = None
     cls_logits: jax.Array | None = None
+    cache: Cache | None = None
     hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None
 

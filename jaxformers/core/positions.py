@@ -1,5 +1,7 @@
 """Positions: how a token learns where it stands."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,20 +56,58 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     return np.where(np.arange(width) % 2 == 0, np.sin(angles), np.cos(angles))
 
 
-def rotary_angles(position_ids: jax.Array, size: int, base: float) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of the angles of rotary positions (Su et al. 2021).
+def rotary_rates(size: int, base: float | jax.Array) -> Any:
+    """How fast each pair of a head turns, in radians a token (Su et al. 2021): [K/2] of float32.
+
+    Args:
+      size: K, of a head.
+      base: the longest wavelength is 2π times this (almost).
+    """
+    return 1.0 / base ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
+
+
+def llama3_rates(rates_K: np.ndarray, factor: float, low: float, high: float, length: int) -> np.ndarray:
+    """Rates for texts that are `factor` times longer than `length`, as Llama 3.1 has them (Grattafiori et al. 2024).
+
+    A pair that turns more than `high` times within `length` tokens keeps its rate, one that turns less than `low` times is
+    slowed by `factor`, and between these the two are mixed.
+    """
+    turns_K = length * rates_K / np.float32(2 * np.pi)
+    share_K = np.clip((turns_K - low) / (high - low), 0, 1)
+    return ((1 - share_K) * rates_K / factor + share_K * rates_K).astype(np.float32)
+
+
+def dynamic_base(base: float, size: int, factor: float, length: jax.Array, trained: int) -> jax.Array:
+    """The base of rotations that slow down as a text grows beyond `trained` tokens, so that the slowest pair still fits.
+
+    Args:
+      base: up to `trained` tokens.
+      size: K, of a head.
+      factor: how much longer texts may get.
+      length: of this text.
+      trained: tokens of the longest text the model was trained on.
+    """
+    longer = jnp.maximum(length, trained).astype(jnp.float32) / trained
+    return base * (factor * longer - (factor - 1)) ** (size / (size - 2))
+
+
+def angles(position_ids: jax.Array, rates_K: Any) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the angles of rotary positions.
 
     Args:
       position_ids: [B, L] (or [1, L]).
-      size: K, of a head.
-      base: the longest wavelength is 2π times this (almost).
+      rates_K: [K/2] of `rotary_rates`.
 
     Returns:
       Two arrays [B, L, 1, K/2], in float32 whatever the model computes in: bfloat16 would round 257 to 256.
     """
-    rates_K = 1.0 / base ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     angles_BLK = position_ids[..., None].astype(jnp.float32) * jnp.asarray(rates_K, jnp.float32)[None, None]
     return jnp.cos(angles_BLK)[:, :, None], jnp.sin(angles_BLK)[:, :, None]
+
+
+def rotary_angles(position_ids: jax.Array, size: int, base: float) -> tuple[jax.Array, jax.Array]:
+    """`angles` at the rates of `rotary_rates(size, base)`."""
+    return angles(position_ids, rotary_rates(size, base))
 
 
 def rotate(x_BLHK: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:

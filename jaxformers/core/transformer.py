@@ -6,7 +6,7 @@ makes a faster step of it). The results are equal.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -124,7 +124,9 @@ def declare_post_norm(config: BlockConfig, names: BlockNames, init: Initialiser)
 def heads_in(params: Tree, x_BLD: jax.Array) -> jax.Array:
     """Projects onto heads: [B, L, D] -> [B, L, H, K]."""
     y_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, params["kernel"])
-    return shard(y_BLHK + jnp.broadcast_to(params["bias"], y_BLHK.shape), "batch", "length", "heads", "head_size")
+    if "bias" in params:
+        y_BLHK = y_BLHK + jnp.broadcast_to(params["bias"], y_BLHK.shape)
+    return shard(y_BLHK, "batch", "length", "heads", "head_size")
 
 
 def heads_out(params: Tree, x_BLHK: jax.Array) -> jax.Array:
@@ -180,21 +182,23 @@ def post_norm(
 
 
 def stack(
-    params: Tree,
-    block: Callable[..., tuple[jax.Array, jax.Array | None]],
-    x_BLD: jax.Array,
+    params: Tree | Sequence[Tree],
+    block: Callable[..., tuple[Any, jax.Array | None]],
+    x_BLD: Any,
     *,
+    beside: Tree | None = None,
     rng: jax.Array | None = None,
     output_hidden_states: bool = False,
     output_attentions: bool = False,
     execution: Execution = Execution(),
-) -> tuple[jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
+) -> tuple[Any, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
     """Runs `block(layer_params, x_BLD, rng=…, maps=…, kernel=…)` over the leading `layers` axis of `params`.
 
     Args:
-      params: a tree whose leaves all start with the `layers` axis.
+      params: a tree whose leaves all start with the `layers` axis; or its layers, one tree each, which run in a loop.
       block: one layer; returns its output and its attention weights (or None).
-      x_BLD: the input [B, L, D].
+      x_BLD: the input [B, L, D]; or a tuple that starts with it, and whose rest the layers hand on.
+      beside: arrays that start with the `layers` axis and that a layer finds among its parameters: what kind it is.
       rng: key for dropout; each layer gets its own.
       output_hidden_states: also return the input and every layer's output.
       output_attentions: also return every layer's attention weights.
@@ -203,27 +207,35 @@ def stack(
     Returns:
       The last output, all hidden states (N + 1) or None, all attention weights (N) or None.
     """
-    depth = jax.tree.leaves(params)[0].shape[0]
+    stacked = params if isinstance(params, dict) else None
+    depth = len(params) if stacked is None else jax.tree.leaves(stacked)[0].shape[0]
     keys = None if rng is None else jax.random.split(rng, depth)
+    beside = beside or {}
 
-    def layer(x_BLD: jax.Array, inputs: tuple[Tree, jax.Array | None]) -> tuple[jax.Array, Any]:
+    def layer(x_BLD: Any, inputs: tuple[Tree, jax.Array | None]) -> tuple[Any, Any]:
         y_BLD, maps = block(inputs[0], x_BLD, rng=inputs[1], maps=output_attentions, kernel=execution.kernel)
-        return y_BLD, (y_BLD if output_hidden_states else None, maps if output_attentions else None)
+        return y_BLD, (_states(y_BLD) if output_hidden_states else None, maps if output_attentions else None)
 
+    scans = stacked is not None and _scans(depth, execution)
     if execution.remat is not None:
-        layer = jax.checkpoint(layer, policy=REMAT_POLICIES[execution.remat], prevent_cse=not _scans(depth, execution))
-    first = (x_BLD,)
-    if _scans(depth, execution):
-        x_BLD, (states, maps) = jax.lax.scan(layer, x_BLD, (params, keys))
+        layer = jax.checkpoint(layer, policy=REMAT_POLICIES[execution.remat], prevent_cse=not scans)
+    first = (_states(x_BLD),)
+    if stacked is not None and scans:
+        x_BLD, (states, maps) = jax.lax.scan(layer, x_BLD, (stacked | beside, keys))
         states, maps = (None if kept is None else tuple(kept) for kept in (states, maps))
     else:
         each = []
         layer = jax.jit(layer) if execution.trace_once else layer
-        for inputs in zip(unstack(params, depth), [None] * depth if keys is None else keys, strict=True):
-            x_BLD, kept = layer(x_BLD, inputs)
+        for n, tree in enumerate(params if stacked is None else unstack(stacked, depth)):
+            own = jax.tree.map(lambda leaf, n=n: leaf[n], beside)
+            x_BLD, kept = layer(x_BLD, (tree | own, None if keys is None else keys[n]))
             each.append(kept)
         states, maps = zip(*each, strict=True)
     return x_BLD, first + states if output_hidden_states else None, maps if output_attentions else None
+
+
+def _states(x: Any) -> jax.Array:
+    return x[0] if isinstance(x, tuple) else x
 
 
 def _scans(depth: int, execution: Execution) -> bool:
@@ -232,6 +244,12 @@ def _scans(depth: int, execution: Execution) -> bool:
     mesh = active_mesh()
     one_device = mesh is None or mesh.size == 1
     return not (one_device and depth <= LOOP_UP_TO and jax.default_backend() != "tpu")
+
+
+def apart(params: Tree) -> Tree:
+    """A model's tree with its `layers` one by one, where `stack` would run them in a loop; else as it is."""
+    depth = jax.tree.leaves(params["layers"])[0].shape[0]
+    return params if _scans(depth, Execution()) else params | {"layers": tuple(unstack(params["layers"], depth))}
 
 
 def unstack(params: Tree, depth: int) -> list[Tree]:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from reprlib import repr as shown  # values of a file, cut to a length that fits into a sentence
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 from jaxformers.errors import ConfigError
 
@@ -46,6 +46,8 @@ class Config:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem_type: str | None = None
     raw: str = dataclasses.field(default="{}", repr=False, compare=False)
+
+    LOOKS_BACK: ClassVar[bool] = False  # whether a token sees only what stands before it, so that a model can write
 
     @property
     def num_labels(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxformers.core.cache import Cache
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Tree
 from jaxformers.errors import InputError
@@ -21,6 +22,7 @@ CLASS_NAMES = {
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "masked-lm": "ForMaskedLM",
+    "causal-lm": "ForCausalLM",
     "next-sentence-prediction": "ForNextSentencePrediction",
     "pretraining": "ForPreTraining",
     "multiple-choice": "ForMultipleChoice",
@@ -52,9 +54,11 @@ class Family:
       heads: head name -> forward function.
       architectures: head name -> transformers' class name.
       prefix: what the trunk's checkpoint names start with; base models lack it.
+      prefixes: head -> what they start with in that head's checkpoints, where it is something else.
+      cache: (config, batch, slots, dtype) -> an empty `Cache`; None where the family cannot generate.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its trunk takes.
-      buffers: checkpoint names that hold no parameters.
+      buffers: checkpoint names that hold no parameters; `{}` stands for any layer's number.
       ties: checkpoint name -> the name of the tensor it repeats.
     """
 
@@ -71,6 +75,12 @@ class Family:
     inputs: tuple[str, ...]
     buffers: tuple[str, ...] = ()
     ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prefixes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
+    cache: Callable[..., Cache] | None = None
+
+    def prefix_of(self, head: str | None) -> str:
+        """What the trunk's names start with in a checkpoint of this head."""
+        return "" if head is None else self.prefixes.get(head, self.prefix)
 
     def forward(self, head: str | None) -> Forward:
         """The function of a head. Raises `InputError` naming the nearest head where there is none of that name."""
@@ -93,12 +103,14 @@ class Model:
       head: the task head, or None for hidden states.
       config: the frozen, hashable config.
       params: nested dict of arrays; nothing else is state.
+      generation: what its generation_config.json says; read by `generate`, kept by `save`.
     """
 
     family: Family
     head: str | None
     config: Any
     params: Tree
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:

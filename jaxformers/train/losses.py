@@ -72,6 +72,14 @@ def tokens(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tuple[jax
     return (cross_entropy(output.logits, labels_BL, smoothing) * asked_BL).sum(), asked_BL.sum()
 
 
+def next_tokens(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
+    """Causal language modelling: each token predicts the next one, logits [B, L, V], labels [B, L] that stand where the
+    tokens do; -100 asks for nothing."""
+    assert output.logits is not None
+    later = batch | {"labels": batch["labels"][:, 1:]}
+    return tokens(output.replace(logits=output.logits[:, :-1]), later, smoothing=smoothing)  # type: ignore[attr-defined]
+
+
 def spans(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Extractive answers: mean of the cross-entropies of `start_positions` and `end_positions` [B].
 
@@ -149,6 +157,8 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
         return partial(classification, smoothing=smoothing)
     if head in ("token-classification", "masked-lm"):
         return partial(tokens, smoothing=smoothing)
+    if head == "causal-lm":  # of a model that looks both ways (XLNet) a token is predicted where it stands
+        return partial(next_tokens if config.LOOKS_BACK else tokens, smoothing=smoothing)
     if head == "question-answering":
         return spans
     if head == "question-answering-beam":

@@ -267,7 +267,100 @@ TAPAS = Row(
         "fewer rows and columns": (CELLS, {"max_num_rows": 2, "max_num_columns": 2}),
     },
 )
-ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS)
+GPT2 = Row(
+    family="gpt2",
+    config=make_goldens.GPT2,
+    whole="causal-lm",
+    variants={
+        **TARGETS,
+        "2 heads": ((None,), {"n_head": 2}),
+        "four times as wide inside": ((None,), {"n_inner": None}),
+        "relu": (("causal-lm",), {"activation_function": "relu"}),
+        "epsilon": (("causal-lm",), {"layer_norm_epsilon": 1e-2}),
+        "no scale": ((None,), {"scale_attn_weights": False}),
+        "scale by layer": ((None,), {"scale_attn_by_inverse_layer_idx": True}),
+        "untied": (("causal-lm",), {"tie_word_embeddings": False}),
+    },
+)
+ROPES = {
+    "rotations of linear kind": (
+        (None,),
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}},
+    ),
+    "rotations of Llama 3": (
+        ("causal-lm",),
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 100.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+    "rotations that slow down": (
+        (None,),
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}, "max_position_embeddings": 4},
+    ),
+}
+LLAMA = Row(
+    family="llama",
+    config=make_goldens.LLAMA,
+    whole="causal-lm",
+    lineage=True,
+    longest=None,
+    variants={
+        **TARGETS,
+        **ROPES,
+        "as many heads of keys": ((None,), {"num_key_value_heads": None}),
+        "1 head of keys": ((None,), {"num_key_value_heads": 1}),
+        "wide heads": ((None,), {"head_dim": 16}),
+        "biases": ((None, "causal-lm"), {"attention_bias": True, "mlp_bias": True}),
+        "gelu": (("causal-lm",), {"hidden_act": "gelu"}),
+        "epsilon": (("causal-lm",), {"rms_norm_eps": 1e-2}),
+        "slow rotations": ((None,), {"rope_theta": 100.0}),
+        "tied": (("causal-lm",), {"tie_word_embeddings": True}),
+    },
+)
+MISTRAL = Row(
+    family="mistral",
+    config=make_goldens.MISTRAL,
+    whole="causal-lm",
+    longest=None,
+    variants={"no window": ((None,), {"sliding_window": None})},
+)
+QWEN2 = Row(
+    family="qwen2",
+    config=make_goldens.QWEN2,
+    whole="causal-lm",
+    longest=None,
+    variants={
+        "no window": ((None,), {"use_sliding_window": False}),
+        "kinds by name": ((None,), {"layer_types": ["sliding_attention", "full_attention"]}),
+    },
+)
+QWEN3 = Row(
+    family="qwen3",
+    config=make_goldens.QWEN3,
+    whole="causal-lm",
+    longest=None,
+    variants={"biases": ((None,), {"attention_bias": True})},
+)
+GEMMA = Row(
+    family="gemma",
+    config=make_goldens.GEMMA,
+    whole="causal-lm",
+    longest=None,
+    variants={
+        "biases": ((None,), {"attention_bias": True}),
+        "an old name of its activation": ((None,), {"hidden_act": "gelu"}),
+        "untied": (("causal-lm",), {"tie_word_embeddings": False}),
+    },
+)
+DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA)
+ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS, *DECODERS)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.
 LINEAGES = [row for row in ROWS if row.lineage]

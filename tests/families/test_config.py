@@ -19,7 +19,11 @@ from tests.families.table import (
     DEBERTA,
     DISTILBERT,
     ELECTRA,
+    GPT2,
+    LLAMA,
+    MISTRAL,
     MODERNBERT,
+    QWEN2,
     ROBERTA,
     ROWS,
     XLM,
@@ -158,6 +162,22 @@ ROPE = {"rope_type": "default", "rope_theta": 5.0}
         (XLNET, {"summary_type": "attn"}, ["unknown summary_type 'attn'", "last"]),
         (XLNET, {"start_n_top": 0}, ["start_n_top must be at least 1"]),
         (XLNET, {"hidden_size": 32}, ["unknown key 'hidden_size' = 32"]),
+        (GPT2, {"hidden_size": 32}, ["unknown key 'hidden_size' = 32"]),
+        (GPT2, {"n_inner": 0}, ["intermediate_size must be at least 1"]),
+        (GPT2, {"n_head": 5}, ["hidden_size 32 does not divide into 5 heads"]),
+        (GPT2, {"add_cross_attention": True}, ["add_cross_attention=True (cross-attention) is not supported"]),
+        (LLAMA, {"num_key_value_heads": 3}, ["4 heads cannot share 3 heads of keys"]),
+        (LLAMA, {"num_key_value_heads": 0}, ["num_key_value_heads must be at least 1"]),
+        (LLAMA, {"head_dim": 3}, ["head_dim must be even", "3"]),
+        (LLAMA, {"rope_scaling": [1]}, ["rope_scaling must be an object"]),
+        (LLAMA, {"rope_scaling": {"type": "yarn", "factor": 2.0}}, ["rope_scaling has the rope_type 'yarn'", "llama3"]),
+        (LLAMA, {"rope_scaling": {"type": "linear"}}, ["rope_scaling lacks factor"]),
+        (LLAMA, {"rope_scaling": {"type": "linear", "factor": -1.0}}, ["rope_parameters must be positive"]),
+        (LLAMA, {"rope_parameters": {"rope_type": "default", "faktor": 2.0}}, ["rope_parameters holds 'faktor' = 2.0"]),
+        (LLAMA, {"rope_parameters": ROPE, "rope_theta": 6.0}, ["rope_theta=6.0", "5.0"]),
+        (LLAMA, {"sliding_window": 4}, ["unknown key 'sliding_window' = 4"]),
+        (MISTRAL, {"sliding_window": -1}, ["sliding_window must not be negative"]),
+        (QWEN2, {"layer_types": ["full_attention"]}, ["layer_types must say", "each of 2 layers"]),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else name_of(value) or "",
 )
@@ -173,6 +193,27 @@ def test_rotations_are_read_from_older_and_newer_files():
     written = family_for("modernbert").config_to_hf(old, "ModernBertModel")
     assert written["rope_parameters"]["full_attention"] == ROPE
     assert read(written, "") == old
+
+
+def test_rotations_of_llama_are_read_from_older_and_newer_files():
+    read = family_for("llama").config_from_hf
+    long = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    old = read(LLAMA.config | {"rope_theta": 5.0, "rope_scaling": {"rope_type": "llama3", **long}}, "")
+    new = {"rope_parameters": {"rope_theta": 5.0, "rope_type": "llama3", **long}}
+    assert old == read(LLAMA.config | new, "")
+    assert (old.rope_theta, old.rope_type, old.rope_factor, old.rope_length) == (5.0, "llama3", 8.0, 64)
+    written = family_for("llama").config_to_hf(old, "LlamaModel")
+    assert written["rope_parameters"] == new["rope_parameters"]
+    assert "rope_scaling" not in written
+    assert read(written, "") == old
+
+
+def test_no_window_is_null():
+    read, write = family_for("mistral").config_from_hf, family_for("mistral").config_to_hf
+    none = read(MISTRAL.config | {"sliding_window": None}, "")
+    assert none.layer_types == ("full_attention",) * 2
+    assert write(none, "MistralModel")["sliding_window"] is None
+    assert read(MISTRAL.config, "").layer_types == ("sliding_attention",) * 2
 
 
 def test_distances_are_read_as_a_list_and_as_one_text():

@@ -16,15 +16,32 @@ import pytest
 import jaxformers as jf
 from jaxformers.core import positions, transformer
 from jaxformers.core.layers import ACTIVATIONS, layer_norm, linear
-from jaxformers.families import Model, bert, family_for, modernbert, tapas, text_encoder, xlm, xlnet
+from jaxformers.families import (
+    Model,
+    bert,
+    family_for,
+    llama,
+    modernbert,
+    tapas,
+    text_decoder,
+    text_encoder,
+    xlm,
+    xlnet,
+)
 from tests.families.table import (
     ALBERT,
     BERT,
     DEBERTA,
     DISTILBERT,
     ELECTRA,
+    GEMMA,
+    GPT2,
     HEADS,
+    LLAMA,
+    MISTRAL,
     MODERNBERT,
+    QWEN2,
+    QWEN3,
     ROBERTA,
     ROWS,
     TAPAS,
@@ -146,7 +163,7 @@ def placed_alike(given: Arrays) -> Arrays:
 
 
 def embedded(given: Arrays) -> Arrays:
-    E = {"electra": 16, "albert": 16}.get(given.pop("family", ""), 32)
+    E = {"electra": 16, "albert": 16, "gemma": 16}.get(given.pop("family", ""), 32)
     vectors = draw("inputs_embeds", (*given["input_ids"].shape, E), 1.0)
     return {"inputs_embeds": vectors, "attention_mask": given["attention_mask"]}
 
@@ -181,6 +198,11 @@ INPUTS = [
     *((XLM, change) for change in (bare, padded_left, holes, placed, embedded, typed, padded_by_ids)),
     *((XLNET, change) for change in (bare, padded_left, holes, all_padding, embedded)),
     *((TAPAS, change) for change in (bare, padded_left, placed, embedded)),
+    *((GPT2, change) for change in (bare, padded_left, holes, placed, embedded, typed)),
+    *((LLAMA, change) for change in (bare, padded_left, holes, placed, embedded)),
+    (MISTRAL, bare),
+    (QWEN2, bare),
+    (GEMMA, embedded),
 ]
 
 
@@ -196,7 +218,9 @@ def test_every_kind_of_input(row, change):
     found, expected = results(strong(row, None), given, {}), torch_results(bare_model(row), given, {})
     unused = found.keys() - expected.keys()
     if change is embedded or row in (XLM, XLNET):  # an unused table has a gradient of zeros here, none there
-        assert any("embedding" in name for name in unused) == (change is embedded or (row, change) == (XLM, bare))
+        assert any("embed" in name or "wte" in name for name in unused) == (
+            change is embedded or (row, change) == (XLM, bare)
+        )
         assert not any(found.pop(name).any() for name in unused)
     if change is padded_with_ids:  # PyTorch keeps the padding token's rows from learning
         for side in (found, expected):
@@ -208,7 +232,7 @@ def test_every_kind_of_input(row, change):
     if change is padded_by_ids:
         for side in (found, expected):
             side["gradient embeddings.weight"] = np.delete(side["gradient embeddings.weight"], 2, axis=0)
-    if change is all_padding:
+    if change is all_padding or (row in (GPT2, LLAMA) and change in (padded_left, holes)):
         # With nothing to look at, both look everywhere alike; but PyTorch adds a huge negative number to every weight,
         # through which gradients pass, and we put it in their place. No loss asks for such a row.
         found, expected = ({k: v for k, v in side.items() if "gradient" not in k} for side in (found, expected))
@@ -356,6 +380,50 @@ OF_FAMILIES = {
     "tapas: types in another order": (
         TAPAS,
         patched(tapas, "_types", lambda *args, right=tapas._types: right(*args)[..., ::-1]),
+    ),
+    "gpt2: positions off by one": (
+        GPT2,
+        patched(
+            positions, "learned", lambda table, *args, right=right_positions: right(jnp.roll(table, -1, axis=0), *args)
+        ),
+    ),
+    "gpt2: gelu by erf": (GPT2, with_config(hidden_act="gelu")),
+    "gpt2: epsilon": (GPT2, with_config(layer_norm_eps=1e-3)),
+    "gpt2: looking ahead": (
+        GPT2,
+        patched(text_decoder, "causal_mask", lambda length, keys, **named: jnp.ones((1, 1, length, keys), bool)),
+    ),
+    "llama: heads of keys in the other order": (
+        LLAMA,
+        patched(
+            text_decoder,
+            "attend",
+            lambda q, k, v, *args, right=text_decoder.attend, **named: right(
+                q, k[:, :, ::-1], v[:, :, ::-1], *args, **named
+            ),
+        ),
+    ),
+    "llama: rotations by one place more": (
+        LLAMA,
+        patched(positions, "rotate", lambda x, c, s, right=positions.rotate: right(x, c, s) if x.shape[2] == 2 else x),
+    ),
+    "llama: another base": (LLAMA, with_config(rope_theta=9_000.0)),
+    "llama: epsilon": (LLAMA, with_config(layer_norm_eps=1e-3)),
+    "llama: gate and input": (
+        LLAMA,
+        patched(llama, "linear", lambda params, x, right=llama.linear: right(params, x) * (1 + 1e-4)),
+    ),
+    "mistral: a window one too wide": (MISTRAL, with_config(sliding_window=6)),
+    "qwen2: kinds in the other order": (QWEN2, with_config(layer_types=("sliding_attention", "full_attention"))),
+    "qwen3: heads not normalised": (
+        QWEN3,
+        patched(
+            llama,
+            "rms_norm",
+            lambda params, x, *args, right=llama.rms_norm, **named: (
+                x if x.ndim == 4 else right(params, x, *args, **named)
+            ),
+        ),
     ),
     "modernbert: input and gate": (
         MODERNBERT,

@@ -11,13 +11,14 @@ import pytest
 from jaxformers.checkpoints.mapping import expected
 from jaxformers.core.params import abstract, count, decay_mask, leaves, shardings, tree_map
 from jaxformers.core.transformer import Execution
+from jaxformers.errors import InputError
 from jaxformers.families import family_for
 from jaxformers.parallel import MeshConfig, make_mesh
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 ONE_A_FAMILY = ("bert-base-uncased", "distilbert-base-uncased", "roberta-base", "xlm-roberta-base",
                 "electra-small-discriminator", "albert-base-v2", "ModernBERT-base", "deberta-v2-xlarge",
-                "xlm-mlm-ende-1024", "xlnet-base-cased", "tapas-base")  # fmt: skip
+                "xlm-mlm-ende-1024", "xlnet-base-cased", "tapas-base", "gpt2", "Llama-2-7b")  # fmt: skip
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 FAIRSEQ = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -31,6 +32,8 @@ DEBERTA = {
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
+LLAMA3 = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8, "rope_theta": 500000.0}
+WIDE = {"intermediate_size": 14336, "max_position_embeddings": 131072}
 PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler included)
     "bert-base-uncased": ({"model_type": "bert"}, 109_482_240),
     "bert-large-uncased": ({"model_type": "bert", **LARGE}, 335_141_888),
@@ -64,6 +67,46 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
     ),
     "tapas-base": ({"model_type": "tapas", "max_position_embeddings": 512}, 110_278_656),
     "xlnet-large-cased": ({"model_type": "xlnet"}, 360_268_800),
+    "gpt2": ({"model_type": "gpt2"}, 124_439_808),
+    "gpt2-xl": ({"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25}, 1_557_611_200),
+    "Llama-2-7b": ({"model_type": "llama"}, 6_607_343_616),
+    "Llama-3.1-8B": ({**LLAMA3, **WIDE}, 7_504_924_672),
+    "Mistral-7B": ({"model_type": "mistral"}, 7_110_660_096),
+    "Qwen2-0.5B": (
+        {
+            "model_type": "qwen2",
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+        494_032_768,
+    ),
+    "Qwen3-0.6B": (
+        {
+            "model_type": "qwen3",
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": True,
+        },
+        596_049_920,
+    ),
+    "gemma-2b": (
+        {
+            "model_type": "gemma",
+            "hidden_size": 2048,
+            "intermediate_size": 16384,
+            "num_hidden_layers": 18,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 1,
+        },
+        2_506_172_416,
+    ),
 }
 TRACED = ("bert-large-uncased", "albert-xxlarge-v2", "ModernBERT-base", "deberta-v2-xlarge")  # one a lineage
 
@@ -120,7 +163,13 @@ def test_a_forward_at_real_size_gives_its_shapes_and_takes_no_memory(name):
 )
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_real_sizes_can_be_cut_over_eight_devices(name, mesh):
-    _, _, tree = declared(PUBLISHED[name][0], "masked-lm")
+    raw = PUBLISHED[name][0]
+    _, config, tree = declared(raw, "causal-lm" if "causal-lm" in family_for(raw["model_type"]).heads else "masked-lm")
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if heads % mesh.tensor:
+        with pytest.raises(InputError, match="'heads' of size"):
+            shardings(tree, make_mesh(mesh))
+        return
     places = zip(leaves(shardings(tree, make_mesh(mesh))), leaves(tree), strict=True)
     on_one = sum(math.prod(place.shard_shape(param.shape)) for (_, place), (_, param) in places)
     # What is not cut (biases, token types) is small.

@@ -107,6 +107,41 @@ TAPAS = {
     "no_aggregation_label_index": 0,
     "temperature": 0.5,
 }
+WRITES = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "use_cache": False,
+}  # with it, PyTorch returns its cache
+GPT2 = {
+    "model_type": "gpt2",
+    "vocab_size": 64,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": 48,
+    "n_positions": 24,
+    **WRITES,
+}
+LLAMA = {
+    "model_type": "llama",
+    **TINY,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    **WRITES,
+    "attention_dropout": 0.1,
+}
+MISTRAL = {**LLAMA, "model_type": "mistral", "head_dim": 16, "sliding_window": 5}
+QWEN2 = {**LLAMA, "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 16}
+GEMMA = {  # narrow, for its norms count from 1, which makes large numbers of weights drawn as others' are
+    **LLAMA,
+    "model_type": "gemma",
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 16,
+}
 # One config a family is what its row in tests/families/table.py is about; what varies it stands there.
 TINIES = {
     "DistilBert": DISTILBERT,
@@ -116,6 +151,8 @@ TINIES = {
     "DebertaV2": DEBERTA,
     "ModernBert": MODERNBERT,
 }
+DECODERS = {"GPT2": GPT2, "Llama": LLAMA, "Mistral": MISTRAL, "Qwen2": QWEN2, "Qwen3": QWEN3, "Gemma": GEMMA}
+LOOK_BACK = [config["model_type"] for config in DECODERS.values()]
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 
@@ -146,6 +183,15 @@ def every_head_of_older(name: str, config: dict[str, Any], words: str) -> dict[s
     }
 
 
+def every_head_of_decoders(name: str, config: dict[str, Any]) -> dict[str, tuple[str, Any, Any]]:
+    """A case for each head of a decoder."""
+    cases, family = every_head(name, config), config["model_type"]
+    words = "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
+    cases[f"{family}-words"] = (words, "causal-lm", config)
+    lacking = ("multiple-choice", "question-answering") if name == "Gemma" else ("multiple-choice",)
+    return {key: case for key, case in cases.items() if case[1] not in lacking}
+
+
 CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, head, config)
     **every_head("Bert", BERT),
     "bert-other": ("BertModel", None, OTHER),
@@ -170,6 +216,7 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
     "tapas-words": ("TapasForMaskedLM", "masked-lm", TAPAS),
     "tapas-classify": ("TapasForSequenceClassification", "sequence-classification", {**TAPAS, "id2label": LABELS}),
     "tapas-cells": ("TapasForQuestionAnswering", "table-question-answering", TAPAS),
+    **{case: what for name, config in DECODERS.items() for case, what in every_head_of_decoders(name, config).items()},
 }
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
           "logits_aggregation", "logits")  # fmt: skip
@@ -224,6 +271,8 @@ def inputs(
         **({"token_type_ids": table_types(config["type_vocab_sizes"], mask)} if "type_vocab_sizes" in config else {}),
         **({"langs": integers("langs", full, 0, config["n_langs"])} if "n_langs" in config else {}),
     }
+    if head == "sequence-classification" and config["model_type"] in LOOK_BACK:  # PyTorch knows padding by its id alone
+        given["input_ids"] = np.where(mask > 0, given["input_ids"], config["pad_token_id"]).astype(np.int32)
     if head == "question-answering-beam":  # left alone, PyTorch finds answers in the padding
         given |= {"p_mask": 1 - mask, "cls_index": integers("cls_index", full[:1], 0, L)}
     return given
@@ -260,7 +309,7 @@ def labels(config: dict[str, Any], head: str | None, mask: np.ndarray) -> dict[s
             start, end = (np.minimum(integers(name, (B,), 0, L), mask.sum(-1) - 1) for name in ("start", "end"))
             start[-1] = end[-1] = L
             return {"start_positions": start, "end_positions": end}
-        case "masked-lm" | "causal-lm":  # XLNet's, whose words are predicted where they stand
+        case "masked-lm" | "causal-lm":  # of XLNet a word is predicted where it stands, of decoders one place before
             return {"labels": some("labels", config["vocab_size"])}
         case "next-sentence-prediction":
             return {"labels": integers("labels", (B,), 0, 2)}

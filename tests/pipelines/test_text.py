@@ -242,7 +242,9 @@ def test_few_programs_and_a_second_call_compiles_none(model, tokenizer, sentence
     assert clf(texts) == first
     assert clf.forward.compiled.compilations == before
     shapes = set()
-    recorded = dataclasses.replace(clf, forward=lambda batch: shapes.add(batch["input_ids"].shape) or clf.forward(batch))
+    recorded = dataclasses.replace(
+        clf, forward=lambda batch: shapes.add(batch["input_ids"].shape) or clf.forward(batch)
+    )
     for count in (1, 2, 3, 7, 18, 33, 150):
         assert len([*recorded(iter(texts[:count]))]) == count
     assert shapes <= {(rows, length) for length in lengths for rows in (1, 4, 16, min(32, CPU_TOKENS // length))}

@@ -1,0 +1,105 @@
+"""Generation: one compiled program reads the prompt, another loops over a static cache until every row has ended.
+
+Here: `generate` and `stream`. What the host decides before and between programs: `run`; the loops: `loop` and `beams`; how a
+token is chosen: `processors`; the options: `config`.
+"""
+
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxformers.errors import InputError
+from jaxformers.families import Model
+from jaxformers.generate.config import GenerationConfig
+from jaxformers.generate.processors import Processor, Written
+from jaxformers.generate.run import GenerateOutput, Run
+
+__all__ = ["GenerateOutput", "GenerationConfig", "Processor", "Written", "generate", "stream"]
+
+CHUNK = 16  # tokens that are generated between two looks for a stop string
+
+
+def generate(
+    model: Model,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    *,
+    generation_config: GenerationConfig | None = None,
+    rng: jax.Array | int | None = None,
+    logits_processor: Sequence[Processor] = (),
+    prefix_allowed_tokens_fn: Callable[[int, np.ndarray], Sequence[int]] | None = None,
+    tokenizer: Any = None,
+    **options: Any,
+) -> GenerateOutput:
+    """Goes on from prompts.
+
+    Args:
+      model: a decoder with the head `causal-lm`.
+      input_ids: [B, L] token ids; None starts from `bos_token_id`.
+      attention_mask: [B, L], 1 for tokens and 0 for padding, on either side; None means that padding is what has the padding
+        token's id, unless that also ends a text.
+      generation_config: in place of the model's own.
+      rng: key (or seed) for what is drawn; None is the seed 0.
+      logits_processor: pure functions `(logits [R, V], Written) -> logits`, after the built-in ones that ban or force.
+      prefix_allowed_tokens_fn: (row of the batch, its tokens so far) -> the tokens that may come next; asked by the host at
+        every step.
+      tokenizer: whose `decode` finds `stop_strings`.
+      **options: those of `GenerationConfig`, such as `max_new_tokens`, `do_sample`, `num_beams`.
+
+    Returns:
+      `GenerateOutput`; `.sequences` is what transformers returns.
+
+    Raises:
+      InputError: an unknown option, a value that cannot be, or more tokens than the model has positions for.
+
+    >>> import jaxformers as jf
+    >>> tiny = {"model_type": "llama", "vocab_size": 32, "hidden_size": 8, "num_hidden_layers": 1,
+    ...         "num_attention_heads": 2, "intermediate_size": 16, "eos_token_id": None}
+    >>> jf.generate(jf.load(tiny, head="causal-lm"), [[3, 4, 5]], max_new_tokens=4).sequences.shape
+    (1, 7)
+    """
+    run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
+              allow=prefix_allowed_tokens_fn, tokenizer=tokenizer)  # fmt: skip
+    for _ in run.parts(1 if prefix_allowed_tokens_fn else CHUNK if run.config.stop_strings else run.most):
+        pass
+    return run.output()
+
+
+def stream(
+    model: Model,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    *,
+    generation_config: GenerationConfig | None = None,
+    rng: jax.Array | int | None = None,
+    logits_processor: Sequence[Processor] = (),
+    prefix_allowed_tokens_fn: Callable[[int, np.ndarray], Sequence[int]] | None = None,
+    tokenizer: Any = None,
+    **options: Any,
+) -> Iterator[np.ndarray]:
+    """As `generate`, but gives the tokens as they come: one array [R] a step. Not for beams, which may change their mind.
+
+    >>> import jaxformers as jf
+    >>> tiny = {"model_type": "llama", "vocab_size": 32, "hidden_size": 8, "num_hidden_layers": 1,
+    ...         "num_attention_heads": 2, "intermediate_size": 16, "eos_token_id": None}
+    >>> [len(tokens) for tokens in stream(jf.load(tiny, head="causal-lm"), [[3, 4, 5]], max_new_tokens=4)]
+    [1, 1, 1, 1]
+    """
+    run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
+              allow=prefix_allowed_tokens_fn, tokenizer=tokenizer)  # fmt: skip
+    if run.rules.beams > 1:
+        raise InputError("beams cannot be streamed, for they may change their mind: leave num_beams at 1")
+    return (run.new()[:, -1] for _ in run.parts(1))
+
+
+class _Room(types.ModuleType):
+    """This module, which can be called: `jaxformers.generate` is the function, and the room it stands in has its name."""
+
+    __call__ = staticmethod(generate)
+
+
+sys.modules[__name__].__class__ = _Room

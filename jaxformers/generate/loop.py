@@ -1,0 +1,161 @@
+"""The compiled programs of greedy decoding and sampling: `start` reads the prompt and chooses the first token, `go_on` loops.
+
+Both are pure. A program is compiled for the shapes (rows, slots of the prompt, slots in all), the `Rules`, and which knobs
+there are; not for a prompt's length, for `max_new_tokens` or for a temperature. Rows do not depend on each other, nor does
+what is drawn for one depend on how many there are.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxformers.core.cache import Cache
+from jaxformers.core.params import Tree
+from jaxformers.core.transformer import Execution
+from jaxformers.families import Family
+from jaxformers.generate.processors import Knobs, Rules, Written, chain
+from jaxformers.parallel.mesh import activate
+
+WHOLE = Execution(trace_once=True)
+Key = tuple[Family, str | None, Any, Any]  # family, head, config, mesh: what a model is but for its parameters
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that goes around the loop (a pytree). R rows, S slots, T steps, V vocabulary.
+
+    Args:
+      cache: of all tokens but the newest.
+      tokens: [R, S]; the newest stands in slot `cache.length`.
+      done: [R], rows that have ended.
+      steps: how many tokens were generated.
+      prompt: slots of the prompt.
+      given: length of the prompt as it was handed over.
+      keys: [R], for what is drawn.
+      scores: [T, R, V], what each token was chosen by; None unless asked for.
+      logits: [T, R, V], the model's; None unless asked for.
+    """
+
+    cache: Cache
+    tokens: jax.Array
+    done: jax.Array
+    steps: jax.Array
+    prompt: jax.Array
+    given: jax.Array
+    keys: jax.Array
+    scores: jax.Array | None = None
+    logits: jax.Array | None = None
+
+    @property
+    def written(self) -> Written:
+        """What the processors look at."""
+        return Written(self.tokens, self.cache.mask, self.cache.length, self.prompt, self.given)
+
+
+def read_prompt(model: Key, params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, slots: int) -> tuple[Cache, jax.Array]:
+    """The cache after a prompt, and the logits [B, V] (float32) of what comes next."""
+    family, head, config, mesh = model
+    assert family.cache is not None
+    with activate(mesh):
+        cache = family.cache(config, ids_BP.shape[0], slots, params["embeddings"]["word"].dtype)
+        output = family.forward(head)(
+            params, ids_BP, mask_BP, config=config, cache=cache, logits_to_keep=1, execution=WHOLE
+        )
+    return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
+
+
+def read_token(model: Key, params: Tree, cache: Cache, tokens_RS: jax.Array) -> tuple[Cache, jax.Array]:
+    """The same after one more token, that in slot `cache.length`."""
+    family, head, config, mesh = model
+    token_R1 = jax.lax.dynamic_slice_in_dim(tokens_RS, cache.length, 1, axis=1)
+    with activate(mesh):
+        output = family.forward(head)(params, token_R1, config=config, cache=cache, execution=WHOLE)
+    return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
+
+
+def repeated(cache: Cache, times: int) -> Cache:
+    """The cache with each row so many times, side by side."""
+    if times == 1:
+        return cache
+    keys, values = (jnp.repeat(array, times, axis=1) for array in (cache.keys, cache.values))
+    return Cache(keys, values, jnp.repeat(cache.mask, times, axis=0), cache.length)
+
+
+def keep(whole_TRV: jax.Array | None, now_RV: jax.Array, step: jax.Array) -> jax.Array | None:
+    """Writes one step's scores or logits where they are kept."""
+    if whole_TRV is None:
+        return None
+    return jax.lax.dynamic_update_slice(whole_TRV, now_RV[None].astype(whole_TRV.dtype), (step, 0, 0))
+
+
+def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> State:
+    """Chooses the next token of every row; one that has ended gets padding."""
+    scores_RV = chain(knobs, rules)(logits_RV, state.written)
+    if rules.sample:
+        keys_R = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.steps)
+        token_R = jax.vmap(jax.random.categorical)(keys_R, scores_RV)
+    else:
+        token_R = jnp.argmax(scores_RV, axis=-1)
+    token_R = jnp.where(state.done, knobs["pad"], token_R).astype(jnp.int32)
+    return state.replace(  # type: ignore[attr-defined]
+        tokens=jax.lax.dynamic_update_slice(state.tokens, token_R[:, None], (0, state.cache.length)),
+        done=state.done | jnp.isin(token_R, knobs["eos"]),
+        steps=state.steps + 1,
+        scores=keep(state.scores, scores_RV, state.steps),
+        logits=keep(state.logits, logits_RV, state.steps),
+    )
+
+
+@partial(jax.jit, static_argnames=("model", "rules", "slots", "most", "times"))
+def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, key: jax.Array, knobs: Knobs, *,
+          model: Key, rules: Rules, slots: int, most: int, times: int) -> State:  # fmt: skip
+    """Reads the prompt and chooses the first token.
+
+    Args:
+      params: the model's.
+      ids_BP: prompts [B, P], padded on the left.
+      mask_BP: [B, P], 1 for tokens.
+      given: the prompts' length as they were handed over, padding included.
+      key: for what is drawn.
+      knobs: `processors.knobs_of`.
+      model: family, head, config, mesh.
+      rules: `processors.rules_of`.
+      slots: S.
+      most: T, steps for which scores and logits are kept, where they are.
+      times: rows for each prompt.
+
+    Returns:
+      The state after one token.
+    """
+    cache, logits_BV = read_prompt(model, params, ids_BP, mask_BP, slots)
+    P, V, R = ids_BP.shape[1], logits_BV.shape[1], ids_BP.shape[0] * times
+    kept = lambda wanted: jnp.zeros((most, R, V), jnp.float32) if wanted else None  # noqa: E731
+    state = State(
+        cache=repeated(cache, times),
+        tokens=jnp.repeat(jnp.pad(ids_BP, ((0, 0), (0, slots - P))), times, axis=0),
+        done=jnp.zeros(R, bool),
+        steps=jnp.int32(0),
+        prompt=jnp.int32(P),
+        given=given,
+        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(R)),
+        scores=kept(rules.scores),
+        logits=kept(rules.logits),
+    )
+    return choose(state, jnp.repeat(logits_BV, times, axis=0), knobs, rules)
+
+
+@partial(jax.jit, static_argnames=("model", "rules"), donate_argnames="state")
+def go_on(params: Tree, state: State, until: jax.Array, knobs: Knobs, *, model: Key, rules: Rules) -> State:
+    """Generates until there are `until` tokens, or every row has ended."""
+
+    def more(state: State) -> jax.Array:
+        return (state.steps < until) & ~state.done.all()
+
+    def step(state: State) -> State:
+        cache, logits_RV = read_token(model, params, state.cache, state.tokens)
+        return choose(state.replace(cache=cache), logits_RV, knobs, rules)  # type: ignore[attr-defined]
+
+    return jax.lax.while_loop(more, step, state)

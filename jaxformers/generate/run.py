@@ -1,0 +1,278 @@
+"""One call of `generate`, on the host: which options count, which of few shapes a program is compiled for, what comes back."""
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from jaxformers.core.params import Tree
+from jaxformers.core.transformer import apart
+from jaxformers.errors import InputError
+from jaxformers.families import Model
+from jaxformers.generate import beams, loop
+from jaxformers.generate.config import GenerationConfig, config_for
+from jaxformers.generate.processors import Processor, knobs_of, rules_of
+
+# The slots of prompts and caches; a finer grid would waste fewer slots and compile more programs.
+SLOTS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, *(n << k for k in range(9, 21) for n in (2, 3)))
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOutput:
+    """What was generated.
+
+    Args:
+      sequences: [R, T] int32: the prompt as it was handed over, then what was generated, then padding. R is the batch times
+        `num_return_sequences`.
+      scores: with `output_scores`, for each new token the processed logits [R, V] (of beams: log-probabilities, a row for
+        each beam).
+      logits: with `output_logits`, for each new token the model's logits, float32.
+      sequences_scores: [R], of beams: the sum of log-probabilities over the length to the power of `length_penalty`.
+      beam_indices: [R, new], of beams: the row of `scores` that each token was chosen from; -1 where there was none.
+    """
+
+    sequences: np.ndarray
+    scores: tuple[np.ndarray, ...] | None = None
+    logits: tuple[np.ndarray, ...] | None = None
+    sequences_scores: np.ndarray | None = None
+    beam_indices: np.ndarray | None = None
+
+    def log_probs(self) -> np.ndarray:
+        """The log-probability [R, new] of each new token, among what the processors left; 0 after a beam's end.
+
+        Raises:
+          InputError: `output_scores` was not asked for.
+        """
+        if self.scores is None:
+            raise InputError("log-probabilities are made of scores: generate with output_scores=True")
+        new = self.sequences[:, self.sequences.shape[1] - self.steps :]
+        found = np.zeros(new.shape, np.float32)
+        for step, scores_RV in enumerate(self.scores[: self.steps]):
+            rows = np.arange(len(new)) if self.beam_indices is None else self.beam_indices[:, step]
+            peak = scores_RV.max(-1, keepdims=True)
+            log_RV = scores_RV - peak - np.log(np.exp(scores_RV - peak).sum(-1, keepdims=True))
+            found[:, step] = np.where(rows < 0, 0.0, log_RV[rows, new[:, step]])
+        return found
+
+    @property
+    def steps(self) -> int:
+        """The number of new tokens, as far as scores are known."""
+        return len(self.scores or ()) if self.beam_indices is None else self.beam_indices.shape[1]
+
+
+class Run:
+    """What is decided before a program runs, and the state between programs."""
+
+    def __init__(
+        self,
+        model: Model,
+        input_ids: Any,
+        attention_mask: Any,
+        options: Mapping[str, Any],
+        *,
+        given: GenerationConfig | None,
+        rng: jax.Array | int | None,
+        own: Sequence[Processor],
+        allow: Callable[[int, np.ndarray], Sequence[int]] | None,
+        tokenizer: Any,
+    ) -> None:
+        if model.family.cache is None or model.head != "causal-lm":
+            raise InputError(
+                f"generate needs a decoder with the head 'causal-lm', found {model.family.name} with {model.head!r}"
+            )
+        self.model, self.allow, self.tokenizer = model, allow, tokenizer
+        self.config = config_for(model, given, options)
+        if self.config.stop_strings and tokenizer is None:
+            raise InputError("stop_strings are texts: give tokenizer= too")
+        self.ids, mask = _prompts(model, input_ids, attention_mask, self.config)
+        pieces = [_tokens(row, real, number) for number, (row, real) in enumerate(zip(self.ids, mask, strict=True))]
+        longest = max(len(tokens) for tokens, _ in pieces)
+        self.most = _most(model, self.config, self.ids.shape[1], longest)
+        self.prompt = _slots(longest)
+        self.rules = rules_of(self.config, model.config.vocab_size, tuple(own))
+        self.knobs = knobs_of(self.config, self.most)
+        self.each = self.rules.beams if self.rules.beams > 1 else self.config.num_return_sequences  # rows a prompt
+        self.params, mesh = _prepared(model)
+        self.key: loop.Key = (model.family, model.head, model.config, mesh)
+        self.state: Any = None
+        self.ends: dict[int, int] = {}  # row -> how many tokens it had when a stop string came to its end
+        ids, real = np.zeros((2, len(pieces), self.prompt), np.int32)
+        for row, (tokens, there) in enumerate(pieces):
+            ids[row, self.prompt - len(tokens) :], real[row, self.prompt - len(tokens) :] = tokens, there
+        seed = jax.random.key(rng or 0) if rng is None or isinstance(rng, int) else rng
+        self.inputs = (ids, real, np.int32(self.ids.shape[1]), seed)
+
+    def parts(self, size: int) -> Iterator[None]:
+        """Generates one token, then `size` more at a time, until the end."""
+        program: Any = beams if self.rules.beams > 1 else loop
+        fixed: dict[str, Any] = {"model": self.key, "rules": self.rules}
+        shape = {"slots": _slots(self.prompt + self.most), "most": _slots(self.most)}
+        if self.rules.beams == 1:
+            shape["times"] = self.each
+        self.state = program.start(self.params, *self.inputs, self._knobs(), **fixed, **shape)
+        while True:
+            self._stop()
+            yield
+            if self.steps >= self.most or self._over():
+                return
+            until = np.int32(min(self.steps + size, self.most))
+            self.state = program.go_on(self.params, self.state, until, self._knobs(), **fixed)
+
+    @property
+    def steps(self) -> int:
+        """How many tokens were generated."""
+        return 0 if self.state is None else int(self.state.steps)
+
+    def new(self) -> np.ndarray:
+        """The tokens generated so far, of every row or beam [R, steps]; those after a stop string made padding."""
+        tokens = self.state.tokens if self.rules.beams == 1 else self.state.running.tokens
+        new = np.array(tokens[..., self.prompt : self.prompt + self.steps]).reshape(-1, self.steps)
+        for row, end in self.ends.items():
+            new[row, end:] = self.knobs["pad"]
+        return new
+
+    def output(self) -> GenerateOutput:
+        """What was generated."""
+        state, steps, count = self.state, self.steps, self.config.num_return_sequences
+        ids = np.repeat(self.ids, count, axis=0)
+        if self.rules.beams == 1:
+            new = self.new()
+            steps = max(self.ends.get(row, steps) for row in range(len(new)))
+            named: dict[str, Any] = {}
+            new = new[:, :steps]
+        else:
+            best = jax.tree.map(lambda array: np.asarray(array[:, :count]).reshape(-1, *array.shape[2:]), state.ended)
+            length = int((best.origin >= 0).sum(1).max())
+            new, origin = best.tokens[:, self.prompt : self.prompt + length], best.origin[:, :length]
+            first_R1 = np.repeat(np.arange(len(self.ids)), count)[:, None] * self.rules.beams
+            named = {"sequences_scores": best.scores, "beam_indices": np.where(origin >= 0, origin + first_R1, -1)}
+        kept = {"scores": state.scores, "logits": state.logits}
+        named |= {name: None if array is None else tuple(np.asarray(array[:steps])) for name, array in kept.items()}
+        return GenerateOutput(np.concatenate((ids, new), axis=1), **named)
+
+    def _over(self) -> bool:
+        if self.rules.beams > 1:
+            return not bool(beams.unfinished(self.state, self.rules))
+        return bool(np.asarray(self.state.done).all())
+
+    def _knobs(self) -> dict[str, Any]:
+        """The knobs, with the mask of what is allowed next where the caller decides."""
+        if self.allow is None:
+            return self.knobs
+        ids = np.repeat(self.ids, self.each, axis=0)
+        if self.state is not None:
+            ids = np.concatenate((ids, self.new()), axis=1)
+        allowed_RV = np.zeros((len(ids), self.model.config.vocab_size), bool)
+        for row, tokens in enumerate(ids):
+            some = list(self.allow(row // self.each, tokens))
+            if not some:
+                raise InputError(
+                    f"prefix_allowed_tokens_fn allows nothing after {tokens.tolist()}, at least one token must be"
+                )
+            allowed_RV[row, some] = True
+        return self.knobs | {"allowed": allowed_RV}
+
+    def _stop(self) -> None:
+        """Ends the rows in which a stop string came to its end. Rows do not depend on each other: too far does no harm."""
+        stops = self.config.stop_strings
+        if not stops:
+            return
+        done = np.array(self.state.done)
+        for row, tokens in enumerate(self.new().tolist()):
+            if row in self.ends or not _holds(self.tokenizer.decode(tokens), stops):
+                continue
+            self.ends[row] = next(
+                n for n in range(1, len(tokens) + 1) if _holds(self.tokenizer.decode(tokens[:n]), stops)
+            )
+            done[row] = True
+        self.state = self.state.replace(done=jnp.asarray(done))
+
+
+def _holds(text: str, stops: Sequence[str]) -> bool:
+    return any(stop in text for stop in stops)
+
+
+def _slots(count: int) -> int:
+    """The first of `SLOTS` that is enough."""
+    return next((slots for slots in SLOTS if slots >= count), count)
+
+
+def _prompts(
+    model: Model, input_ids: Any, attention_mask: Any, config: GenerationConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and mask [B, L], checked."""
+    if input_ids is None:
+        if config.bos_token_id is None:
+            raise InputError(
+                "without input_ids a text begins with bos_token_id, and this model has none: give one of the two"
+            )
+        input_ids = [[config.bos_token_id]]
+    try:
+        ids = np.asarray(input_ids)
+    except ValueError:
+        raise InputError("input_ids must be [batch, length], found rows of different lengths: pad them") from None
+    if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
+        raise InputError(f"input_ids must be whole numbers [batch, length], found {ids.dtype} of shape {ids.shape}")
+    vocab = model.config.vocab_size
+    if ids.min() < 0 or ids.max() >= vocab:
+        raise InputError(f"input_ids must be below the vocabulary's size {vocab}, found {ids.min()} to {ids.max()}")
+    if attention_mask is None:
+        pads = config.pad_token_id is not None and config.pad_token_id not in (config.eos_token_id or ())
+        mask = ids != config.pad_token_id if pads else np.ones(ids.shape, bool)
+    else:
+        mask = np.asarray(attention_mask) != 0
+        if mask.shape != ids.shape:
+            raise InputError(f"attention_mask must be of the shape of input_ids {ids.shape}, found {mask.shape}")
+    return ids.astype(np.int32), mask
+
+
+def _tokens(ids: np.ndarray, mask: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """A row from its first real token to its last."""
+    there = np.flatnonzero(mask)
+    if not len(there):
+        raise InputError(f"row {row} of attention_mask holds no token to go on from")
+    part = slice(there[0], there[-1] + 1)
+    return ids[part], mask[part]
+
+
+def _most(model: Model, config: GenerationConfig, given: int, longest: int) -> int:
+    """How many tokens may be generated."""
+    limit = model.config.max_position_embeddings
+    if config.max_new_tokens is not None:
+        most = config.max_new_tokens
+    elif config.max_length is not None:
+        most = config.max_length - given
+        if most < 1:
+            raise InputError(
+                f"max_length is {config.max_length} and the prompt has {given} tokens: give max_new_tokens"
+            )
+    else:
+        most = max(1, min(20, limit - given))
+    has_table = "position" in model.params["embeddings"]
+    if has_table and longest + most - 1 > limit:  # the last token is not read
+        raise InputError(f"{longest} tokens and {most} new ones are too many: this model has positions for {limit}")
+    return most
+
+
+_ready: weakref.WeakKeyDictionary[Model, tuple[list[int], Tree]] = weakref.WeakKeyDictionary()
+
+
+def _prepared(model: Model) -> tuple[Tree, Mesh | None]:
+    """The parameters as the programs take them, and their mesh.
+
+    On one device shallow models get their layers apart: a slice of a stacked array would be a copy of the weights with every
+    token. They are kept for as long as the model is.
+    """
+    leaves = jax.tree.leaves(model.params)
+    sharding = leaves[0].sharding if isinstance(leaves[0], jax.Array) else None
+    if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+        return model.params, sharding.mesh  # type: ignore[return-value]
+    same = [id(leaf) for leaf in leaves]
+    if model not in _ready or _ready[model][0] != same:
+        _ready[model] = same, apart(model.params)
+    return _ready[model][1], None
