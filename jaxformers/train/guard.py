@@ -63,7 +63,7 @@ def interruptions() -> Iterator[Asked]:
 
     def note(number: int, _: Any) -> None:
         if asked:
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
         asked.signal = number
 
