@@ -43,8 +43,9 @@ def generate(
       attention_mask: [B, L], 1 for tokens and 0 for padding, on either side; None means that padding is what has the padding
         token's id, unless that also ends a text.
       generation_config: in place of the model's own.
-      rng: key (or seed) for what is drawn; None is the seed 0.
-      logits_processor: pure functions `(logits [R, V], Written) -> logits`, after the built-in ones that ban or force.
+      rng: key (or seed) for what is drawn, or a key [B] for each row; None is the seed 0.
+      logits_processor: pure functions `(logits [R, V], Written) -> logits`, after the built-in ones that ban or force; a
+        program is compiled for the very functions, so keep them.
       prefix_allowed_tokens_fn: (row of the batch, its tokens so far) -> the tokens that may come next; asked by the host at
         every step.
       tokenizer: whose `decode` finds `stop_strings`.

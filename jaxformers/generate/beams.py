@@ -61,7 +61,7 @@ class State:
     steps: jax.Array
     prompt: jax.Array
     given: jax.Array
-    key: jax.Array
+    keys: jax.Array
     scores: jax.Array | None = None
     logits: jax.Array | None = None
 
@@ -89,7 +89,8 @@ def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> St
     count = max(2, 1 + knobs["eos"].shape[0]) * M
     order_BN = total_BN
     if rules.sample:  # the largest of these are a draw without replacement (Vieira 2014)
-        order_BN = total_BN + jax.random.gumbel(jax.random.fold_in(state.key, steps), total_BN.shape)
+        keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys, steps)
+        order_BN = total_BN + jax.vmap(lambda key: jax.random.gumbel(key, (M * V,)))(keys_B)
     at_BC = best(order_BN, count)
     origin_BC, token_BC = at_BC // V, (at_BC % V).astype(jnp.int32)
     found = state.running.pick(origin_BC)
@@ -139,7 +140,7 @@ def changed(beams: Beams, **changes: jax.Array) -> Beams:
 
 
 @partial(jax.jit, static_argnames=("model", "rules", "slots", "most"))
-def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, key: jax.Array, knobs: Knobs, *,
+def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, keys_B: jax.Array, knobs: Knobs, *,
           model: Key, rules: Rules, slots: int, most: int) -> State:  # fmt: skip
     """Reads the prompt and takes the first step; arguments as of `loop.start`."""
     cache, logits_BV = read_prompt(model, params, ids_BP, mask_BP, slots)
@@ -161,7 +162,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
         steps=jnp.int32(0),
         prompt=jnp.int32(P),
         given=given,
-        key=key,
+        keys=keys_B,
         scores=kept(rules.scores),
         logits=kept(rules.logits),
     )

@@ -110,7 +110,7 @@ def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> St
 
 
 @partial(jax.jit, static_argnames=("model", "rules", "slots", "most", "times"))
-def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, key: jax.Array, knobs: Knobs, *,
+def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, keys_B: jax.Array, knobs: Knobs, *,
           model: Key, rules: Rules, slots: int, most: int, times: int) -> State:  # fmt: skip
     """Reads the prompt and chooses the first token.
 
@@ -119,7 +119,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
       ids_BP: prompts [B, P], padded on the left.
       mask_BP: [B, P], 1 for tokens.
       given: the prompts' length as they were handed over, padding included.
-      key: for what is drawn.
+      keys_B: for what is drawn.
       knobs: `processors.knobs_of`.
       model: family, head, config, mesh.
       rules: `processors.rules_of`.
@@ -140,7 +140,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
         steps=jnp.int32(0),
         prompt=jnp.int32(P),
         given=given,
-        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(R)),
+        keys=jax.vmap(jax.random.fold_in)(jnp.repeat(keys_B, times), jnp.arange(R) % times),
         scores=kept(rules.scores),
         logits=kept(rules.logits),
     )

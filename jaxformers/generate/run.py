@@ -104,8 +104,9 @@ class Run:
         ids, real = np.zeros((2, len(pieces), self.prompt), np.int32)
         for row, (tokens, there) in enumerate(pieces):
             ids[row, self.prompt - len(tokens) :], real[row, self.prompt - len(tokens) :] = tokens, there
-        seed = jax.random.key(rng or 0) if rng is None or isinstance(rng, int) else rng
-        self.inputs = (ids, real, np.int32(self.ids.shape[1]), seed)
+        key = jax.random.key(rng or 0) if rng is None or isinstance(rng, int) else rng
+        keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(pieces)))
+        self.inputs = (ids, real, np.int32(self.ids.shape[1]), keys)
 
     def parts(self, size: int) -> Iterator[None]:
         """Generates one token, then `size` more at a time, until the end."""

@@ -22,7 +22,7 @@ from jaxformers.core.compilation import enable_cache
 from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
 from jaxformers.families import Model, family_for
-from jaxformers.pipelines import answers, embeddings, masks, pairs, tables, text, tokens
+from jaxformers.pipelines import answers, embeddings, generation, masks, pairs, tables, text, tokens
 from jaxformers.pipelines.base import Forward, Pipeline, Preprocess, compose
 from jaxformers.pipelines.inputs import Parts
 from jaxformers.preprocess import Tokenizer, load_tokenizer
@@ -70,6 +70,7 @@ TASKS = {
         ("google/tapas-base-finetuned-wtq", "e3dde19"),
     ),
     "fill-mask": Task(masks.fill_mask, "masked-lm", ("distilbert/distilroberta-base", "fb53ab8")),
+    "text-generation": Task(generation.text_generation, "causal-lm", ("openai-community/gpt2", "607a30d")),
     "zero-shot-classification": Task(
         pairs.zero_shot_classification, "sequence-classification", ("facebook/bart-large-mnli", "d7645e1")
     ),
@@ -86,6 +87,7 @@ HEAD_TASKS = {
     "question-answering": "question-answering",
     "table-question-answering": "table-question-answering",
     "masked-lm": "fill-mask",
+    "causal-lm": "text-generation",
     "next-sentence-prediction": "next-sentence-prediction",
     "multiple-choice": "multiple-choice",
     None: "feature-extraction",

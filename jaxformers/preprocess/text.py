@@ -306,6 +306,18 @@ class Tokenizer(Vocabulary):
             config["extra_special_tokens"] = self.extra_special_tokens
         write_folder(Path(directory), self.backend, config, self._files)
 
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that makes a text of a chat (see `preprocess.chat`), or None. It may be set."""
+        template = self._config.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            template = next((each.get("template") for each in template if each.get("name") == "default"), None)
+        return template
+
+    @chat_template.setter
+    def chat_template(self, template: str | None) -> None:
+        self._config["chat_template"] = template
+
     def __repr__(self) -> str:
         return f"{self.tokenizer_class}({len(self)} tokens, model_max_length={self.model_max_length})"
 

@@ -78,6 +78,9 @@ def read_folder(folder: Path, overrides: Mapping[str, Any]) -> tuple[tokenizers.
             raise InputError(f"{name!r} is not an option of load_tokenizer; {hint}")
     model = _json(folder / "config.json")
     config = _json(folder / "tokenizer_config.json")
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        config["chat_template"] = template.read_text(encoding="utf-8")
     # Files of before tokenizer_config.json said everything have the last word where they are all there is.
     special_map = {} if "added_tokens_decoder" in config else _json(folder / "special_tokens_map.json")
     given = {**config, **special_map, **overrides}

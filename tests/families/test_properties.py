@@ -303,12 +303,9 @@ def test_a_token_sees_nothing_that_comes_later(row):
     assert np.abs(after[:, 4:] - before[:, 4:]).max() > 0.1
 
 
-@pytest.mark.parametrize("layers", ["loop", "scan"])
-@each_decoder
+@pytest.mark.parametrize(("row", "layers"), [*((row, "loop") for row in DECODERS), (LLAMA, "scan")], ids=name_of)
 def test_decoding_with_a_cache_is_the_whole_forward(row, layers):
     """In parts of 3, 1, 2 and 1 tokens, into a cache with room to spare: whole, padded left, padded right, with a hole."""
-    if layers == "scan" and not row.lineage:
-        pytest.skip("a property of the stack, which a lineage stands for")
     model, config = strong(row, "causal-lm"), strong(row, "causal-lm").config
     ids = make_goldens.integers("cached", (4, 7), 1, 64)
     mask = np.array([[1] * 7, [0] * 2 + [1] * 5, [1] * 6 + [0], [1, 1, 0, 1, 1, 1, 1]])
