@@ -11,7 +11,7 @@ _HOME = {
     "Encoding": "text",
     "Tokenizer": "text",
     "load_tokenizer": "text",
-    "train_wordpiece": "text",
+    "train_wordpiece": "tokenizer_training",
 }
 __all__ = list(_HOME)
 

@@ -1,6 +1,6 @@
 """Tokenizers: text to ids and back, with transformers' names and meaning, over the `tokenizers` library alone.
 
-Here is the calling side: `Tokenizer` and the two ways to get one, `load_tokenizer` and `train_wordpiece`. What a call
+Here is the calling side: `Tokenizer` and `load_tokenizer`; `tokenizer_training` makes one from texts. What a call
 returns is in `tokenizer_encoding`, files are in `tokenizer_files`, what a family does to text in `tokenizer_layouts`.
 
 A call never changes the tokenizer: truncation and padding are set on a copy that shares the vocabulary and costs some
@@ -8,7 +8,7 @@ ten microseconds. So one tokenizer may serve many threads, and no call sees what
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,12 @@ import tokenizers
 
 from jaxformers.errors import InputError
 from jaxformers.preprocess.tokenizer_encoding import Encoding, encode, is_pair, rows_of, share
-from jaxformers.preprocess.tokenizer_files import UNLIMITED, backend_of, read_folder, write_folder
+from jaxformers.preprocess.tokenizer_files import UNLIMITED, read_folder, write_folder
 from jaxformers.preprocess.tokenizer_layouts import (
-    LAYOUTS,
     PLAIN_INPUTS,
-    TYPED_INPUTS,
     UNKNOWN_CLASS,
-    apply_options,
-    options_of,
-    wordpiece_json,
 )
 from jaxformers.preprocess.tokenizer_padding import columns_of, pad_columns, stack
-from jaxformers.preprocess.tokenizer_training import learn_wordpiece
 from jaxformers.preprocess.tokenizer_vocabulary import Vocabulary
 
 _logger = logging.getLogger("jaxformers")
@@ -163,6 +157,7 @@ class Tokenizer(Vocabulary):
             InputError: naming the text that is not text, or the options that cannot be met together.
 
         Example:
+            >>> from jaxformers.preprocess import train_wordpiece
             >>> tok = train_wordpiece(["a cat and a dog", "a dog and a cat"], vocab_size=40)
             >>> tok(["a cat", "a dog and a cat"], padding=True)["attention_mask"].tolist()
             [[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]]
@@ -390,6 +385,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, **overrides
 
     Example:
         >>> import tempfile
+        >>> from jaxformers.preprocess import train_wordpiece
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     train_wordpiece(["a cat and a dog", "a dog and a cat"], vocab_size=40).save(folder)
         ...     tok = load_tokenizer(folder, model_max_length=16)
@@ -404,33 +400,6 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, **overrides
 
         return TableTokenizer(backend, **settings)
     return Tokenizer(backend, **settings)
-
-
-def train_wordpiece(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> Tokenizer:
-    """Trains a tokenizer of BERT's kind; equal texts give an equal tokenizer, on every run and machine.
-
-    Args:
-        texts: read once.
-        vocab_size: at most so many tokens; ids 0 to 4 are [PAD], [UNK], [CLS], [SEP], [MASK].
-        lowercase: lower the case of every text, and strip accents, before and after training.
-
-    Raises:
-        InputError: a text is not a str, or `vocab_size` cannot hold the characters of the texts.
-
-    Example:
-        >>> train_wordpiece(["newer and wider", "wider and lower"], vocab_size=40).tokenize("a wider newer low")
-        ['a', 'wider', 'n', '##e', '##wer', 'l', '##o', '##w']
-    """
-    special = LAYOUTS["bert"]
-    raw = wordpiece_json(learn_wordpiece(texts, vocab_size, list(special.values()), lowercase=lowercase), special)
-    apply_options(raw, {"do_lower_case": lowercase})
-    return Tokenizer(
-        backend_of(raw, special),
-        tokenizer_class="BertTokenizer",
-        special_tokens=special,
-        model_input_names=TYPED_INPUTS,
-        config=options_of(raw),
-    )
 
 
 def _strategy(name: str, value: bool | str | None, table: Mapping[bool | str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Training a WordPiece vocabulary, the same on every run and machine. Reading and writing is `tokenizer_files`.
+"""Training a WordPiece tokenizer, the same on every run and machine. Reading and writing is `tokenizer_files`.
 
 The trainer inside `tokenizers` numbers the continuing pieces ("##a") in the order of a randomly seeded hash table and
 breaks ties between merges by those numbers: two runs on the same texts disagree. Its BPE trainer numbers characters by
@@ -12,9 +12,39 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from jaxformers.errors import InputError
+from jaxformers.preprocess.text import Tokenizer
+from jaxformers.preprocess.tokenizer_files import backend_of
+from jaxformers.preprocess.tokenizer_layouts import LAYOUTS, TYPED_INPUTS, apply_options, options_of, wordpiece_json
 
 # BertNormalizer drops private-use characters from texts, so the borrowed ones cannot meet a real one.
 _BORROWED = 0xF0000
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> Tokenizer:
+    """Trains a tokenizer of BERT's kind; equal texts give an equal tokenizer, on every run and machine.
+
+    Args:
+        texts: read once.
+        vocab_size: at most so many tokens; ids 0 to 4 are [PAD], [UNK], [CLS], [SEP], [MASK].
+        lowercase: lower the case of every text, and strip accents, before and after training.
+
+    Raises:
+        InputError: a text is not a str, or `vocab_size` cannot hold the characters of the texts.
+
+    Example:
+        >>> train_wordpiece(["newer and wider", "wider and lower"], vocab_size=40).tokenize("a wider newer low")
+        ['a', 'wider', 'n', '##e', '##wer', 'l', '##o', '##w']
+    """
+    special = LAYOUTS["bert"]
+    raw = wordpiece_json(learn_wordpiece(texts, vocab_size, list(special.values()), lowercase=lowercase), special)
+    apply_options(raw, {"do_lower_case": lowercase})
+    return Tokenizer(
+        backend_of(raw, special),
+        tokenizer_class="BertTokenizer",
+        special_tokens=special,
+        model_input_names=TYPED_INPUTS,
+        config=options_of(raw),
+    )
 
 
 def learn_wordpiece(texts: Iterable[str], vocab_size: int, special: list[str], *, lowercase: bool) -> dict[str, int]:

@@ -11,7 +11,7 @@ import pytest
 
 import jaxformers
 from jaxformers.errors import InputError
-from jaxformers.preprocess.text import Encoding, Tokenizer, load_tokenizer, train_wordpiece
+from jaxformers.preprocess import Encoding, Tokenizer, load_tokenizer, train_wordpiece
 from jaxformers.preprocess.tokenizer_files import UNLIMITED
 
 WORDS = [

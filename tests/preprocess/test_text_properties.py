@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxformers.errors import InputError
-from jaxformers.preprocess.text import Tokenizer, train_wordpiece
+from jaxformers.preprocess import Tokenizer, train_wordpiece
 
 CORPUS = [letter * 2 for letter in "abcdefghijklmnopqrstuvwxyz"] + [
     "the quick brown fox jumps over the lazy dog",

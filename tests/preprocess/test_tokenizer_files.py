@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxformers.errors import InputError
-from jaxformers.preprocess.text import load_tokenizer, train_wordpiece
+from jaxformers.preprocess import load_tokenizer, train_wordpiece
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "Hello"]
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "Ġw o"]

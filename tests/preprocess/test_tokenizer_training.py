@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jaxformers.errors import InputError
-from jaxformers.preprocess.text import train_wordpiece
+from jaxformers.preprocess import train_wordpiece
 
 TEXTS = [
     f"the {word} {word}er sat on the {word}est mat, naïvely {n}!" for n, word in enumerate(["quick", "brown", "lazy"])
