@@ -16,14 +16,15 @@ class Cache:
     """Keys and values of every layer (a pytree).
 
     Args:
-      keys: [N, B, G, S, K]; a head's slots lie side by side, as the product with a query reads them.
-      values: [N, B, G, S, K].
+      keys: [N, B, G, S, K]; a head's slots lie side by side, as the product with a query reads them. Or a tuple of N arrays
+        [B, G, S, K], see `by_layer`.
+      values: the same.
       mask: [B, S], whether a slot holds a real token.
       length: the number of slots in use, the same for every row.
     """
 
-    keys: jax.Array
-    values: jax.Array
+    keys: jax.Array | tuple[jax.Array, ...]
+    values: jax.Array | tuple[jax.Array, ...]
     mask: jax.Array
     length: jax.Array
 
@@ -63,20 +64,37 @@ def extend(cache: Cache, attention_mask: jax.Array | None, length: int) -> tuple
     return dataclasses.replace(cache, mask=mask_BS), jnp.where(real_BL, positions_BL, 0)
 
 
+def by_layer(cache: Cache) -> Cache:
+    """The cache with an array for each layer, where they run one by one: what a layer reads is then no copy of a slice."""
+    return dataclasses.replace(cache, keys=tuple(cache.keys), values=tuple(cache.values))
+
+
+def pick_rows(cache: Cache, rows_R: jax.Array) -> Cache:
+    """The cache of some rows, by number: [B, …] -> [R, …]."""
+    keys, values = jax.tree.map(lambda array: jnp.take(array, rows_R, axis=-4), (cache.keys, cache.values))
+    return dataclasses.replace(cache, keys=keys, values=values, mask=cache.mask[rows_R])
+
+
 def remember(cache: Cache, layer: jax.Array | int, k_BLGK: jax.Array, v_BLGK: jax.Array) -> Cache:
     """Writes the keys and values of the next L tokens into one layer's slots."""
 
-    def write(whole: jax.Array, new_BLGK: jax.Array) -> jax.Array:
-        new = new_BLGK.swapaxes(1, 2)[None].astype(whole.dtype)
-        return jax.lax.dynamic_update_slice(whole, new, (layer, 0, 0, cache.length, 0))
+    def write(whole: jax.Array | tuple[jax.Array, ...], new_BLGK: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
+        new_BGLK = new_BLGK.swapaxes(1, 2)
+        if isinstance(whole, tuple):
+            at = int(layer)
+            new = jax.lax.dynamic_update_slice(whole[at], new_BGLK.astype(whole[at].dtype), (0, 0, cache.length, 0))
+            return (*whole[:at], new, *whole[at + 1 :])
+        return jax.lax.dynamic_update_slice(whole, new_BGLK[None].astype(whole.dtype), (layer, 0, 0, cache.length, 0))
 
     return dataclasses.replace(cache, keys=write(cache.keys, k_BLGK), values=write(cache.values, v_BLGK))
 
 
 def recall(cache: Cache, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
     """One layer's keys and values, every slot: twice [B, S, G, K]."""
-    keys, values = (
-        jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False).swapaxes(1, 2)
-        for whole in (cache.keys, cache.values)
-    )
-    return keys, values
+
+    def read(whole: jax.Array | tuple[jax.Array, ...]) -> jax.Array:
+        if isinstance(whole, tuple):
+            return whole[int(layer)].swapaxes(1, 2)
+        return jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False).swapaxes(1, 2)
+
+    return read(cache.keys), read(cache.values)

@@ -13,9 +13,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxformers.core.cache import Cache
+from jaxformers.core.cache import Cache, pick_rows
 from jaxformers.core.params import Tree
-from jaxformers.generate.loop import Key, keep, read_prompt, read_token, repeated
+from jaxformers.generate.loop import Key, keep, read_prompt, read_token
 from jaxformers.generate.processors import Knobs, Rules, Written, chain
 
 NEVER = -1e9  # a score that every other is above
@@ -120,9 +120,8 @@ def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> St
     worst_BM = jnp.where(full, ended.scores.min(1, keepdims=True), NEVER)
     origin_R = (jnp.take_along_axis(going.origin, jnp.full((B, M, 1), steps), axis=2)[..., 0]
                 + jnp.arange(B)[:, None] * M).reshape(-1)  # fmt: skip
-    cache = state.cache
     return state.replace(  # type: ignore[attr-defined]
-        cache=Cache(cache.keys[:, origin_R], cache.values[:, origin_R], cache.mask, cache.length),
+        cache=pick_rows(state.cache, origin_R),
         running=going,
         ended=ended,
         full=full,
@@ -153,7 +152,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
         origin=jnp.full((B, M, most), -1, jnp.int32),
     )
     state = State(
-        cache=repeated(cache, M),
+        cache=pick_rows(cache, jnp.repeat(jnp.arange(B), M)),
         running=changed(empty, scores=empty.scores.at[:, 0].set(0)),  # they are alike yet: one of them counts
         ended=empty,
         full=jnp.zeros((B, M), bool),

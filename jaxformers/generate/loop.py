@@ -12,14 +12,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxformers.core.cache import Cache
+from jaxformers.core.cache import Cache, by_layer, pick_rows
 from jaxformers.core.params import Tree
-from jaxformers.core.transformer import Execution
 from jaxformers.families import Family
 from jaxformers.generate.processors import Knobs, Rules, Written, chain
 from jaxformers.parallel.mesh import activate
 
-WHOLE = Execution(trace_once=True)
 Key = tuple[Family, str | None, Any, Any]  # family, head, config, mesh: what a model is but for its parameters
 
 
@@ -61,9 +59,8 @@ def read_prompt(model: Key, params: Tree, ids_BP: jax.Array, mask_BP: jax.Array,
     assert family.cache is not None
     with activate(mesh):
         cache = family.cache(config, ids_BP.shape[0], slots, params["embeddings"]["word"].dtype)
-        output = family.forward(head)(
-            params, ids_BP, mask_BP, config=config, cache=cache, logits_to_keep=1, execution=WHOLE
-        )
+        cache = by_layer(cache) if isinstance(params["layers"], tuple) else cache
+        output = family.forward(head)(params, ids_BP, mask_BP, config=config, cache=cache, logits_to_keep=1)
     return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
 
 
@@ -72,16 +69,8 @@ def read_token(model: Key, params: Tree, cache: Cache, tokens_RS: jax.Array) -> 
     family, head, config, mesh = model
     token_R1 = jax.lax.dynamic_slice_in_dim(tokens_RS, cache.length, 1, axis=1)
     with activate(mesh):
-        output = family.forward(head)(params, token_R1, config=config, cache=cache, execution=WHOLE)
+        output = family.forward(head)(params, token_R1, config=config, cache=cache)
     return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
-
-
-def repeated(cache: Cache, times: int) -> Cache:
-    """The cache with each row so many times, side by side."""
-    if times == 1:
-        return cache
-    keys, values = (jnp.repeat(array, times, axis=1) for array in (cache.keys, cache.values))
-    return Cache(keys, values, jnp.repeat(cache.mask, times, axis=0), cache.length)
 
 
 def keep(whole_TRV: jax.Array | None, now_RV: jax.Array, step: jax.Array) -> jax.Array | None:
@@ -134,7 +123,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
     P, V, R = ids_BP.shape[1], logits_BV.shape[1], ids_BP.shape[0] * times
     kept = lambda wanted: jnp.zeros((most, R, V), jnp.float32) if wanted else None  # noqa: E731
     state = State(
-        cache=repeated(cache, times),
+        cache=pick_rows(cache, jnp.repeat(jnp.arange(len(ids_BP)), times)) if times > 1 else cache,
         tokens=jnp.repeat(jnp.pad(ids_BP, ((0, 0), (0, slots - P))), times, axis=0),
         done=jnp.zeros(R, bool),
         steps=jnp.int32(0),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from jaxformers.errors import InputError
 from jaxformers.generate import GenerationConfig, beams, loop, stream
 from jaxformers.generate.config import config_for
 from jaxformers.generate.processors import Written, chain, knobs_of, rules_of
+from jaxformers.generate.run import Run
 from tests.families.table import BERT, GPT2, LLAMA, strong
 from tests.goldens.make_generate import ENDS, LEFT, OPTIONS, PROMPT
 
@@ -182,6 +184,19 @@ def test_nothing_is_compiled_in_the_loop(model, caplog):
     assert not [
         message for message in caplog.messages if "ompiling jit(go_on)" in message or "ompiling jit(start)" in message
     ]
+
+
+def test_the_loop_writes_the_cache_in_its_place(model):
+    """In the optimised program nothing of a cache's shape is made but by writing into it."""
+    run = Run(model, PROMPT, None, FREE, given=None, rng=None, own=(), allow=None, tokenizer=None)
+    next(run.parts(1))
+    named = {"model": run.key, "rules": run.rules}
+    text = loop.go_on.lower(run.params, run.state, np.int32(12), run.knobs, **named).compile().as_text()
+    shape = ",".join(map(str, run.state.cache.keys[0].shape))
+    made = re.findall(rf"f32\[(?:1,|2,)?{shape}\]\S* ([a-z-]+)\(", text)
+    assert made.count("dynamic-update-slice") == 4  # keys and values of two layers
+    assert not {*made} & {"copy", "slice", "dynamic-slice", "transpose", "concatenate", "gather"}
+    assert "input_output_alias" in text
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
