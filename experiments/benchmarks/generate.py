@@ -65,38 +65,6 @@ def ours(folder: str, ids: np.ndarray, passes: int, options: dict[str, Any]) -> 
     }
 
 
-def theirs(folder: str, ids: np.ndarray, passes: int, options: dict[str, Any]) -> dict[str, Any]:
-    """transformers' best rate."""
-    import torch
-    import transformers
-
-    found: dict[str, Any] = {"rate": 0.0}
-    for kernel in ("sdpa", "eager"):
-        for cache in (None, "static"):
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation=kernel)
-            model.generation_config.eos_token_id = None
-            model.generation_config.pad_token_id = 0
-            inputs = torch.from_numpy(ids.astype(np.int64))
-            mask = torch.ones_like(inputs)
-
-            def run(model: Any = model, inputs: Any = inputs, mask: Any = mask, cache: Any = cache) -> Any:
-                return model.generate(
-                    inputs,
-                    attention_mask=mask,
-                    do_sample=False,
-                    disable_compile=True,
-                    cache_implementation=cache,
-                    **options,
-                )
-
-            first, best, sequences = timed(run, passes)
-            rate = ids.shape[0] * options["max_new_tokens"] / best
-            if rate > found["rate"]:
-                found = {"rate": rate, "first_call_seconds": first, "setting": f"{kernel}, {cache or 'dynamic'} cache",
-                         "tokens": sequences[:, ids.shape[1] :].tolist()}  # fmt: skip
-    return found
-
-
 def timed(run: Any, passes: int) -> tuple[float, float, Any]:
     """Seconds of the first call, of the best of the others, and what came out."""
     times = []
@@ -113,7 +81,11 @@ def measure(side: str, case: str, folder: str, passes: int) -> dict[str, Any]:
     batch = options.pop("batch")
     story = case.startswith("stories")
     ids = np.ones((1, 1), np.int32) if story else np.random.default_rng(0).integers(0, 50257, (batch, 16), np.int32)
-    return (ours if side == "ours" else theirs)(folder, ids, passes, options)
+    if side == "ours":
+        return ours(folder, ids, passes, options)
+    from experiments.benchmarks.generate_peer import theirs
+
+    return theirs(folder, ids, passes, options, timed)
 
 
 def main(options: Options) -> dict[str, Any]:

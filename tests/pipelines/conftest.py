@@ -75,6 +75,13 @@ def tagger_folder(tagger, tokenizer, tmp_path_factory):
     return folder
 
 
+def plain(value):
+    """transformers gives NumPy scalars where json and we want Python's."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list) else getattr(value, "item", lambda: value)()
+
+
 def same(ours, theirs, atol=1e-4):
     """Equal nesting, keys and labels, and numbers within `atol`."""
     if isinstance(theirs, dict):

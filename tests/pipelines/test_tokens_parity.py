@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxformers as jf
-from tests.pipelines.conftest import make_sentences, same
+from tests.pipelines.conftest import make_sentences, plain, same
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
@@ -15,13 +15,6 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 STRATEGIES = ("none", "simple", "first", "average", "max")
 HARD = ["", "   ", "the", "quicksand houses", "The CAT\u00a0sees\nthe   d\u00f6g!!", "\t a-b_c.d's  1234567890 ",
         "caf\u00e9 e\u0301l\u00e8ve \u6f22\u5b57 \U0001f600 dogs", "[MASK] of [SEP] trees \ufb01nds"]  # fmt: skip
-
-
-def plain(value):
-    """transformers gives NumPy scalars where json and we want Python's."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, list) else getattr(value, "item", lambda: value)()
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ import pytest
 import jaxformers as jf
 from tests.families.table import XLM, XLNET
 from tests.goldens.make_goldens import torch_model
-from tests.pipelines.conftest import make_sentences, same
-from tests.pipelines.test_tokens_parity import plain
+from tests.pipelines.conftest import make_sentences, plain, same
 from tests.preprocess import sentencepiece_writer
 
 transformers = pytest.importorskip("transformers")
