@@ -21,7 +21,7 @@ def test_every_head_of_every_family_has_its_name():
     assert set(HEADS.values()) | {"AutoConfig", "AutoTokenizer"} == set(auto.__all__)
 
 
-@pytest.mark.parametrize("head", [head for head in family_for("bert").heads if head != "multiple-choice"], ids=str)
+@pytest.mark.parametrize("head", [None, "sequence-classification", "pretraining"], ids=str)
 def test_from_config_is_load(head):
     model = getattr(auto, HEADS[head]).from_config(TINY, seed=3)
     expected = jf.load(TINY, head=head, seed=3)

@@ -40,7 +40,7 @@ class Row:
       config: a tiny config.json; every size in it divides by 8, so that 8 devices can share it.
       whole: the head with the most parts, for properties that are dear to check.
       variants: name -> the heads it concerns, and what to change in the config (parity).
-      only: the heads to check; None means all of the family's.
+      kin: whether it computes as another family does, but for its config: without PyTorch two of its heads are checked.
       lineage: whether it stands for others in the properties that are dear to check.
       longest: tokens in the longest text it takes; None means there is no such length.
       padding_looks: whether padding looks around too (at what is not defined), so that only real tokens' outputs are.
@@ -50,15 +50,20 @@ class Row:
     config: Mapping[str, Any]
     whole: str
     variants: Mapping[str, tuple[tuple[str | None, ...], Mapping[str, Any]]]
-    only: tuple[str | None, ...] | None = None
+    kin: bool = False
     lineage: bool = False
     longest: int | None = 24
     padding_looks: bool = False
 
     @property
     def heads(self) -> list[str | None]:
-        """The heads to check."""
-        return list(family_for(self.family).heads if self.only is None else self.only)
+        """The heads to check against PyTorch."""
+        return list(family_for(self.family).heads)
+
+    @property
+    def plain_heads(self) -> list[str | None]:
+        """The heads to check without it."""
+        return [None, self.whole] if self.kin else self.heads
 
     def config_for(self, head: str | None) -> dict[str, Any]:
         """The config, with three classes for the heads that have classes."""
@@ -122,7 +127,7 @@ XLM_ROBERTA = Row(
     config=make_goldens.XLM_ROBERTA,
     whole="masked-lm",
     longest=22,
-    only=(None, "masked-lm"),
+    kin=True,
     variants={},
 )
 ELECTRA = Row(
@@ -328,6 +333,7 @@ MISTRAL = Row(
     family="mistral",
     config=make_goldens.MISTRAL,
     whole="causal-lm",
+    kin=True,
     longest=None,
     variants={"no window": ((None,), {"sliding_window": None})},
 )
@@ -335,6 +341,7 @@ QWEN2 = Row(
     family="qwen2",
     config=make_goldens.QWEN2,
     whole="causal-lm",
+    kin=True,
     longest=None,
     variants={
         "no window": ((None,), {"use_sliding_window": False}),
@@ -345,6 +352,7 @@ QWEN3 = Row(
     family="qwen3",
     config=make_goldens.QWEN3,
     whole="causal-lm",
+    kin=True,
     longest=None,
     variants={"biases": ((None,), {"attention_bias": True})},
 )
@@ -352,6 +360,7 @@ GEMMA = Row(
     family="gemma",
     config=make_goldens.GEMMA,
     whole="causal-lm",
+    kin=True,
     longest=None,
     variants={
         "biases": ((None,), {"attention_bias": True}),
@@ -362,6 +371,7 @@ GEMMA = Row(
 DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA)
 ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS, *DECODERS)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
+PLAIN_HEADS = [(row, head) for row in ROWS for head in row.plain_heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.
 LINEAGES = [row for row in ROWS if row.lineage]
 LINEAGE_HEADS = [(row, head) for row in LINEAGES for head in (row.heads if row is BERT else [row.whole])]

@@ -151,8 +151,8 @@ TINIES = {
     "DebertaV2": DEBERTA,
     "ModernBert": MODERNBERT,
 }
-DECODERS = {"GPT2": GPT2, "Llama": LLAMA, "Mistral": MISTRAL, "Qwen2": QWEN2, "Qwen3": QWEN3, "Gemma": GEMMA}
-LOOK_BACK = [config["model_type"] for config in DECODERS.values()]
+KIN_OF_LLAMA = {"Mistral": MISTRAL, "Qwen2": QWEN2, "Qwen3": QWEN3, "Gemma": GEMMA}
+LOOK_BACK = ["gpt2", "llama", *(config["model_type"] for config in KIN_OF_LLAMA.values())]
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 
@@ -188,8 +188,13 @@ def every_head_of_decoders(name: str, config: dict[str, Any]) -> dict[str, tuple
     cases, family = every_head(name, config), config["model_type"]
     words = "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
     cases[f"{family}-words"] = (words, "causal-lm", config)
-    lacking = ("multiple-choice", "question-answering") if name == "Gemma" else ("multiple-choice",)
-    return {key: case for key, case in cases.items() if case[1] not in lacking}
+    del cases[f"{family}-choose"]
+    return cases
+
+
+def kin_of_llama(name: str, config: dict[str, Any]) -> dict[str, tuple[str, Any, Any]]:
+    """A case for the two heads by which a family is known that differs from Llama in its config alone."""
+    return {key: case for key, case in every_head_of_decoders(name, config).items() if case[1] in (None, "causal-lm")}
 
 
 CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, head, config)
@@ -216,7 +221,9 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
     "tapas-words": ("TapasForMaskedLM", "masked-lm", TAPAS),
     "tapas-classify": ("TapasForSequenceClassification", "sequence-classification", {**TAPAS, "id2label": LABELS}),
     "tapas-cells": ("TapasForQuestionAnswering", "table-question-answering", TAPAS),
-    **{case: what for name, config in DECODERS.items() for case, what in every_head_of_decoders(name, config).items()},
+    **every_head_of_decoders("GPT2", GPT2),
+    **every_head_of_decoders("Llama", LLAMA),
+    **{case: what for name, config in KIN_OF_LLAMA.items() for case, what in kin_of_llama(name, config).items()},
 }
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
           "logits_aggregation", "logits")  # fmt: skip

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
@@ -34,10 +36,17 @@ def complete(out, cache):
     return output.splitlines()[-1], time.monotonic() - began
 
 
-def test_a_killed_run_ends_as_an_unbroken_one(tmp_path):
-    cache = tmp_path / "cache"
-    expected, cold = complete(tmp_path / "whole", cache)
-    assert expected.startswith("digest")
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The digest of a run left alone, its seconds without a cache, and the cache it leaves."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    digest, cold = complete(folder / "whole", folder / "cache")
+    assert digest.startswith("digest")
+    return digest, cold, folder / "cache"
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(unbroken, tmp_path):
+    expected, cold, cache = unbroken
     again, length = complete(tmp_path / "whole again, its programs from the cache", cache)
     assert again == expected
 
@@ -70,10 +79,10 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path):
     print(f"{kills} kills, {through} came too late: {digest}")
 
 
-def test_a_run_that_is_asked_to_end_saves_first(tmp_path):
+def test_a_run_that_is_asked_to_end_saves_first(unbroken, tmp_path):
     metrics, length = tmp_path / "out" / "metrics.jsonl", 0
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, then a machine that is taken away
-        run = start(tmp_path / "out", tmp_path / "cache")
+        run = start(tmp_path / "out", tmp_path / "cache")  # which compiles on the way: it is not over too soon
         while not (metrics.exists() and metrics.stat().st_size > length):  # until the next log: it is training
             assert run.poll() is None
             time.sleep(0.02)
@@ -84,4 +93,4 @@ def test_a_run_that_is_asked_to_end_saves_first(tmp_path):
         assert "Traceback" not in errors
         length = metrics.stat().st_size
     digest, _ = complete(tmp_path / "out", tmp_path / "cache")
-    assert digest == complete(tmp_path / "whole", tmp_path / "cache")[0]
+    assert digest == unbroken[0]

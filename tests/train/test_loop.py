@@ -1,5 +1,6 @@
 """`fit`: what it writes, how it resumes, what it refuses."""
 
+import dataclasses
 import gc
 import json
 import logging
@@ -14,7 +15,7 @@ from jaxformers.errors import InputError, TrainingError
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import Callback, EvalPrediction, fit
 from jaxformers.train.report import finished
-from tests.train.conftest import TINY, make_examples
+from tests.train.conftest import make_examples
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,9 @@ def test_changed_arguments_are_named(tiny, data, quiet, one):
     fit(tiny, quiet, train=data[0], mesh=one)
     with pytest.raises(InputError, match=r"learning_rate=5e-05, this one has 0\.1"):
         fit(tiny, quiet.replace(learning_rate=0.1), train=data[0], mesh=one)
-    wider = load({**TINY, "hidden_size": 64}, "sequence-classification")
-    with pytest.raises(InputError, match="hidden_size=32, this one has 64"):
-        fit(wider, quiet, train=data[0], mesh=one)
+    other = dataclasses.replace(tiny, config=tiny.config.replace(hidden_act="relu"))
+    with pytest.raises(InputError, match="hidden_act='gelu', this one has 'relu'"):
+        fit(other, quiet, train=data[0], mesh=one)
     _, result = fit(tiny, quiet.replace(learning_rate=0.1, overwrite_output_dir=True), train=data[0], mesh=one)
     assert result.global_step == 6
 
