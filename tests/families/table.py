@@ -428,8 +428,9 @@ def strong(row: Row, head: str | None) -> Model:
     """The row's model with weights of standard deviation 0.2 and random biases and scales, as a file would bring them."""
     raw, family = row.config_for(head), family_for(row.family)
     declared = family.declare(family.config_from_hf(raw, "config"), head)
-    prefix = family.prefix if head is None else ""  # which a base model's file lacks
-    shapes = {name.removeprefix(prefix): shape for name, _, shape in expected(declared)}
+    ours, theirs = family.prefix, family.prefix_of(head)  # what the file of this head has in its place
+    named = lambda name: theirs + name.removeprefix(ours) if name.startswith(ours) else name  # noqa: E731
+    shapes = {named(name): shape for name, _, shape in expected(declared)}
     with tempfile.TemporaryDirectory() as folder:
         return jf.load(write_checkpoint(Path(folder), raw, shapes), head)
 

@@ -163,7 +163,7 @@ MT5 = {  # narrow, for its attention is not scaled, nor are its states
     "d_model": 16,
     "num_heads": 2,
     "d_ff": 16,
-    "num_decoder_layers": 3,
+    "num_decoder_layers": 1,  # transformers cannot generate where the decoder is the deeper one
     "feed_forward_proj": "gated-gelu",
 }
 ENCODER_DECODERS = {"T5": T5, "MT5": MT5}
