@@ -112,6 +112,9 @@ def read_params(
     wanted = {name: (path, shape) for name, path, shape in expected(declared)}
     others = {name for other in family.heads for name, _, _ in expected(family.declare(config, other))}
     there, dropped, unexpected = _canonical(family, weights, wanted, others)
+    if config.tie_word_embeddings:  # a table that is the words' unless the file holds another (T5)
+        there |= {name: there[words] for name, words in family.ties.items()
+                  if name in wanted and name not in there and words in there}  # fmt: skip
 
     missing = {name for name in wanted if name not in there}
     new = {name for name in missing if wanted[name][0][0] not in family.trunk}
@@ -168,7 +171,7 @@ def _canonical(
         name = f"{stem}.{LEGACY[last]}" if last in LEGACY else file_name
         known = others | set(wanted) | set(family.ties) | set(family.buffers)
         for other in family.prefixes.values():
-            if name.startswith(other):
+            if other and name.startswith(other):
                 name = family.prefix + name.removeprefix(other)
         if name not in known and family.prefix + name in known:
             name = family.prefix + name

@@ -21,12 +21,15 @@ class Cache:
       values: the same.
       mask: [B, S], whether a slot holds a real token.
       length: the number of slots in use, the same for every row.
+      cross: the keys and values of what an encoder read, which nothing is added to. It may have fewer rows: of R rows here,
+        the first R / B share its first, and so on.
     """
 
     keys: jax.Array | tuple[jax.Array, ...]
     values: jax.Array | tuple[jax.Array, ...]
     mask: jax.Array
     length: jax.Array
+    cross: "Cache | None" = None
 
 
 def empty_cache(layers: int, batch: int, heads: int, slots: int, size: int, dtype: jnp.dtype) -> Cache:
@@ -70,7 +73,7 @@ def by_layer(cache: Cache) -> Cache:
 
 
 def pick_rows(cache: Cache, rows_R: jax.Array) -> Cache:
-    """The cache of some rows, by number: [B, …] -> [R, …]."""
+    """The cache of some rows, by number: [B, …] -> [R, …]; rows of one text stay together, and go on sharing `cross`."""
     keys, values = jax.tree.map(lambda array: jnp.take(array, rows_R, axis=-4), (cache.keys, cache.values))
     return dataclasses.replace(cache, keys=keys, values=values, mask=cache.mask[rows_R])
 

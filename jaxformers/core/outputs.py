@@ -32,6 +32,12 @@ class Output:
       cache: what a decoder remembers after these tokens; where it was given one.
       hidden_states: N + 1 arrays [B, L, D], the embeddings first; with `output_hidden_states=True`.
       attentions: N arrays [B, H, L, L]; with `output_attentions=True`.
+      encoder_last_hidden_state: [B, S, D], of encoder-decoders, as all that follow.
+      encoder_hidden_states: N + 1 arrays [B, S, D].
+      encoder_attentions: N arrays [B, H, S, S].
+      decoder_hidden_states: N + 1 arrays [B, L, D].
+      decoder_attentions: N arrays [B, H, L, L].
+      cross_attentions: N arrays [B, H, L, S], where the decoder looks in what the encoder read.
     """
 
     last_hidden_state: jax.Array | None = None
@@ -51,6 +57,12 @@ class Output:
     cache: Cache | None = None
     hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None
+    encoder_last_hidden_state: jax.Array | None = None
+    encoder_hidden_states: tuple[jax.Array, ...] | None = None
+    encoder_attentions: tuple[jax.Array, ...] | None = None
+    decoder_hidden_states: tuple[jax.Array, ...] | None = None
+    decoder_attentions: tuple[jax.Array, ...] | None = None
+    cross_attentions: tuple[jax.Array, ...] | None = None
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)

@@ -136,3 +136,25 @@ def log_buckets(length: int, buckets: int, farthest: int) -> np.ndarray:
     whole = np.log(np.float32((farthest - 1) / near), dtype=np.float32)
     far = np.ceil(np.log(distance) / whole * np.float32(near - 1)) + near
     return np.where(np.abs(steps) <= near, steps, np.sign(steps) * far).astype(np.int32)
+
+
+def relative_buckets(steps: jax.Array, buckets: int, farthest: int, both_ways: bool) -> jax.Array:
+    """T5's buckets of distances (Raffel et al. 2020): half of them count every step, the rest grow with the logarithm.
+
+    Args:
+      steps: [L, S] whole numbers, key minus query.
+      buckets: how many there are; where keys are looked at both ways, half of them are for those that come later.
+      farthest: the distance from which on all share the last.
+      both_ways: whether keys that come later are told apart; else they are as near as the query itself.
+
+    Returns:
+      [L, S] numbers below `buckets`.
+    """
+    own = buckets // 2 if both_ways else buckets
+    near = own // 2
+    # In float32, as PyTorch computes it: rounded up, a last digit may be a bucket.
+    distance = np.maximum(np.arange(farthest + 1), near).astype(np.float32) / np.float32(near)
+    far = near + (np.log(distance) / np.float32(np.log(farthest / near)) * np.float32(own - near)).astype(np.int32)
+    table = np.where(np.arange(farthest + 1) < near, np.arange(farthest + 1), np.minimum(far, own - 1))
+    back = jnp.asarray(table, jnp.int32)[jnp.clip(jnp.abs(steps) if both_ways else -steps, 0, farthest)]
+    return back + own * (steps > 0) if both_ways else back

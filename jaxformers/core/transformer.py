@@ -95,30 +95,36 @@ def declare_post_norm(config: BlockConfig, names: BlockNames, init: Initialiser)
     """The parameters of one post-norm block. Heads are a real axis of the projections: [D, H, K]."""
     D, H, F = config.hidden_size, config.num_attention_heads, config.intermediate_size
     K = D // H
-
-    def project(name: str) -> Tree:
-        return {
-            "kernel": Param((D, H, K), ("embed", "heads", "head_size"), init, f"{name}.weight", "(h k) d -> d h k"),
-            "bias": Param((H, K), ("heads", "head_size"), zeros, f"{name}.bias", "(h k) -> h k", decay=False),
-        }
-
     return {
         "attention": {
-            "query": project(names.query),
-            "key": project(names.key),
-            "value": project(names.value),
-            "out": {
-                "kernel": Param(
-                    (H, K, D), ("heads", "head_size", "embed"), init, f"{names.out}.weight", "d (h k) -> h k d"
-                ),
-                "bias": Param((D,), ("embed",), zeros, f"{names.out}.bias", decay=False),
-            },
+            "query": declare_heads_in(D, H, K, names.query, init),
+            "key": declare_heads_in(D, H, K, names.key, init),
+            "value": declare_heads_in(D, H, K, names.value, init),
+            "out": declare_heads_out(D, H, K, names.out, init),
         },
         "attention_norm": declare_norm(D, names.attention_norm),
         "up": declare_linear(D, F, names.up, init, ("embed", "mlp")),
         "down": declare_linear(F, D, names.down, init, ("mlp", "embed")),
         "output_norm": declare_norm(D, names.output_norm),
     }
+
+
+def declare_heads_in(width: int, heads: int, size: int, name: str, init: Initialiser, bias: bool = True) -> Tree:
+    """A projection onto heads, [D, H, K]."""
+    axes = ("embed", "heads", "head_size")
+    tree: Tree = {"kernel": Param((width, heads, size), axes, init, f"{name}.weight", "(h k) d -> d h k")}
+    if bias:
+        tree["bias"] = Param((heads, size), axes[1:], zeros, f"{name}.bias", "(h k) -> h k", decay=False)
+    return tree
+
+
+def declare_heads_out(width: int, heads: int, size: int, name: str, init: Initialiser, bias: bool = True) -> Tree:
+    """The projection back from heads, [H, K, D]."""
+    axes = ("heads", "head_size", "embed")
+    tree: Tree = {"kernel": Param((heads, size, width), axes, init, f"{name}.weight", "d (h k) -> h k d")}
+    if bias:
+        tree["bias"] = Param((width,), ("embed",), zeros, f"{name}.bias", decay=False)
+    return tree
 
 
 def heads_in(params: Tree, x_BLD: jax.Array) -> jax.Array:
@@ -183,7 +189,7 @@ def post_norm(
 
 def stack(
     params: Tree | Sequence[Tree],
-    block: Callable[..., tuple[Any, jax.Array | None]],
+    block: Callable[..., tuple[Any, Any]],
     x_BLD: Any,
     *,
     beside: Tree | None = None,
@@ -191,12 +197,12 @@ def stack(
     output_hidden_states: bool = False,
     output_attentions: bool = False,
     execution: Execution = Execution(),
-) -> tuple[Any, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
+) -> tuple[Any, tuple[jax.Array, ...] | None, tuple[Any, ...] | None]:
     """Runs `block(layer_params, x_BLD, rng=…, maps=…, kernel=…)` over the leading `layers` axis of `params`.
 
     Args:
       params: a tree whose leaves all start with the `layers` axis; or its layers, one tree each, which run in a loop.
-      block: one layer; returns its output and its attention weights (or None).
+      block: one layer; returns its output and its attention weights (an array, several in a tuple, or None).
       x_BLD: the input [B, L, D]; or a tuple that starts with it, and whose rest the layers hand on.
       beside: arrays that start with the `layers` axis and that a layer finds among its parameters: what kind it is.
       rng: key for dropout; each layer gets its own.
@@ -222,7 +228,10 @@ def stack(
     first = (_states(x_BLD),)
     if stacked is not None and scans:
         x_BLD, (states, maps) = jax.lax.scan(layer, x_BLD, (stacked | beside, keys))
-        states, maps = (None if kept is None else tuple(kept) for kept in (states, maps))
+        states, maps = (
+            None if kept is None else tuple(jax.tree.map(lambda leaf, n=n: leaf[n], kept) for n in range(depth))
+            for kept in (states, maps)
+        )
     else:
         each = []
         layer = jax.jit(layer) if execution.trace_once else layer
@@ -247,9 +256,15 @@ def _scans(depth: int, execution: Execution) -> bool:
 
 
 def apart(params: Tree) -> Tree:
-    """A model's tree with its `layers` one by one, where `stack` would run them in a loop; else as it is."""
-    depth = jax.tree.leaves(params["layers"])[0].shape[0]
-    return params if _scans(depth, Execution()) else params | {"layers": tuple(unstack(params["layers"], depth))}
+    """A model's tree with every stack of `layers` one by one, where `stack` would run them in a loop; else as it is."""
+
+    def one_by_one(name: str, tree: Any) -> Any:
+        if name != "layers":
+            return apart(tree) if isinstance(tree, dict) else tree
+        depth = jax.tree.leaves(tree)[0].shape[0]
+        return tree if _scans(depth, Execution()) else tuple(unstack(tree, depth))
+
+    return {name: one_by_one(name, tree) for name, tree in params.items()}
 
 
 def unstack(params: Tree, depth: int) -> list[Tree]:

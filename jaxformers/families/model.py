@@ -23,6 +23,8 @@ CLASS_NAMES = {
     "question-answering": "ForQuestionAnswering",
     "masked-lm": "ForMaskedLM",
     "causal-lm": "ForCausalLM",
+    "seq2seq-lm": "ForConditionalGeneration",
+    "text-encoding": "EncoderModel",
     "next-sentence-prediction": "ForNextSentencePrediction",
     "pretraining": "ForPreTraining",
     "multiple-choice": "ForMultipleChoice",
@@ -56,6 +58,7 @@ class Family:
       prefix: what the trunk's checkpoint names start with; base models lack it.
       prefixes: head -> what they start with in that head's checkpoints, where it is something else.
       cache: (config, batch, slots, dtype) -> an empty `Cache`; None where the family cannot generate.
+      decoder_inputs: of encoder-decoders, (labels [B, L], config) -> the `decoder_input_ids` they are predicted from.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its trunk takes.
       buffers: checkpoint names that hold no parameters; `{}` stands for any layer's number.
@@ -77,6 +80,7 @@ class Family:
     ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefixes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
     cache: Callable[..., Cache] | None = None
+    decoder_inputs: Callable[[jax.Array, Any], jax.Array] | None = None
 
     def prefix_of(self, head: str | None) -> str:
         """What the trunk's names start with in a checkpoint of this head."""

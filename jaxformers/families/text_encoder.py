@@ -60,7 +60,7 @@ class TextConfig(Config):
                 raise ConfigError(f"{name} must be at least 0 and below 1, found {value}")
             if name.endswith(("_act", "_activation")) and isinstance(value, str) and value not in ACTIVATIONS:
                 raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(sorted(ACTIVATIONS))}")
-        if self.hidden_size % self.num_attention_heads:
+        if getattr(self, "head_dim", None) is None and self.hidden_size % self.num_attention_heads:
             raise ConfigError(f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads")
 
 

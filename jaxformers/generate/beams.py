@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxformers.core.cache import Cache, pick_rows
 from jaxformers.core.params import Tree
 from jaxformers.generate.loop import Key, keep, read_prompt, read_token
-from jaxformers.generate.processors import Knobs, Rules, Written, chain
+from jaxformers.generate.processors import Knobs, Rules, Source, Written, chain
 
 NEVER = -1e9  # a score that every other is above
 
@@ -64,6 +64,7 @@ class State:
     keys: jax.Array
     scores: jax.Array | None = None
     logits: jax.Array | None = None
+    source: Source | None = None
 
 
 def _pick(array: jax.Array, index_BM: jax.Array) -> jax.Array:
@@ -80,7 +81,9 @@ def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> St
     """Goes one token on: the best continuations of all beams of a row."""
     (B, M, S), V = state.running.tokens.shape, logits_RV.shape[1]
     end, steps = state.cache.length, state.steps
-    written = Written(state.running.tokens.reshape(B * M, S), state.cache.mask, end, state.prompt, state.given)
+    written = Written(
+        state.running.tokens.reshape(B * M, S), state.cache.mask, end, state.prompt, state.given, state.source
+    )
     processed_RV = chain(knobs, rules)(jax.nn.log_softmax(logits_RV), written)
     total_BMV = processed_RV.reshape(B, M, V) + state.running.scores[:, :, None]
     total_BN = total_BMV.reshape(B, M * V)
@@ -139,10 +142,10 @@ def changed(beams: Beams, **changes: jax.Array) -> Beams:
 
 
 @partial(jax.jit, static_argnames=("model", "rules", "slots", "most"))
-def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, keys_B: jax.Array, knobs: Knobs, *,
-          model: Key, rules: Rules, slots: int, most: int) -> State:  # fmt: skip
+def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, keys_B: jax.Array, source: Source | None,
+          knobs: Knobs, *, model: Key, rules: Rules, slots: int, most: int) -> State:  # fmt: skip
     """Reads the prompt and takes the first step; arguments as of `loop.start`."""
-    cache, logits_BV = read_prompt(model, params, ids_BP, mask_BP, slots)
+    cache, logits_BV = read_prompt(model, params, ids_BP, mask_BP, slots, source)
     (B, P), V, M = ids_BP.shape, logits_BV.shape[1], rules.beams
     tokens_BS = jnp.concatenate((ids_BP, jnp.full((B, slots - P), knobs["pad"])), axis=1)
     kept = lambda wanted: jnp.zeros((most, B * M, V), jnp.float32) if wanted else None  # noqa: E731
@@ -164,6 +167,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
         keys=keys_B,
         scores=kept(rules.scores),
         logits=kept(rules.logits),
+        source=source,
     )
     return choose(state, jnp.repeat(logits_BV, M, axis=0), knobs, rules)
 

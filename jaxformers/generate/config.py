@@ -33,8 +33,6 @@ FIXED: dict[str, tuple[Any, str]] = {
     "diversity_penalty": (0.0, "beams in groups"),
     "penalty_alpha": (0.0, "contrastive search"),
     "guidance_scale": (1, "classifier-free guidance"),
-    "encoder_repetition_penalty": (1.0, "a penalty on what the encoder reads"),
-    "encoder_no_repeat_ngram_size": (0, "a ban on what the encoder reads"),
     "max_time": (None, "a limit of time"),
     "top_h": (None, "truncation by entropy"),
     "token_healing": (False, "healing of the prompt's end"),
@@ -68,8 +66,10 @@ class GenerationConfig:
       epsilon_cutoff: the least probability of a token.
       eta_cutoff: the same, lower where the distribution is flat (Hewitt et al. 2022).
       repetition_penalty: what makes tokens that were there less likely, above 1 (Keskar et al. 2019).
+      encoder_repetition_penalty: what makes tokens that were read (by an encoder, or as a prompt) likelier, above 1.
       length_penalty: the power of a beam's length that its score is divided by.
       no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 means no such rule.
+      encoder_no_repeat_ngram_size: no sequence of so many tokens that were read comes again; 0 means no such rule.
       bad_words_ids: sequences of tokens that must not come.
       sequence_bias: (sequence of tokens, what is added to the logit of its last one) pairs.
       renormalize_logits: make a distribution again of what the processors left.
@@ -104,8 +104,10 @@ class GenerationConfig:
     epsilon_cutoff: float = 0.0
     eta_cutoff: float = 0.0
     repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[Ids, ...] | None = None
     sequence_bias: tuple[tuple[Ids, float], ...] | None = None
     renormalize_logits: bool = False
@@ -164,9 +166,10 @@ _ID = (int, _at_least(0), "a token id")
 RULES: dict[str, tuple[type, Any, str]] = {
     **dict.fromkeys(("max_length", "max_new_tokens", "num_beams", "num_return_sequences"),
                     (int, _at_least(1), "a whole number of at least 1")),
-    **dict.fromkeys(("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size"),
+    **dict.fromkeys(("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
                     (int, _at_least(0), "a whole number of at least 0")),
-    **dict.fromkeys(("temperature", "repetition_penalty"), (float, lambda value: value > 0, "a number above 0")),
+    **dict.fromkeys(("temperature", "repetition_penalty", "encoder_repetition_penalty"),
+                    (float, lambda value: value > 0, "a number above 0")),
     **dict.fromkeys(("top_p", "min_p"), (float, lambda value: 0 <= value <= 1, "a number from 0 to 1")),
     "typical_p": (float, lambda value: 0 < value <= 1, "a number above 0 and up to 1"),
     **dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), (float, lambda value: 0 <= value < 1, "from 0 to below 1")),

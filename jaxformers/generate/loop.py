@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from jaxformers.core.cache import Cache, by_layer, pick_rows
 from jaxformers.core.params import Tree
 from jaxformers.families import Family
-from jaxformers.generate.processors import Knobs, Rules, Written, chain
+from jaxformers.generate.processors import Knobs, Rules, Source, Written, chain
 from jaxformers.parallel.mesh import activate
 
+# head -> what the arrays are called that it goes on from
+READS = {"causal-lm": ("input_ids", "attention_mask"), "seq2seq-lm": ("decoder_input_ids", "decoder_attention_mask")}
 Key = tuple[Family, str | None, Any, Any]  # family, head, config, mesh: what a model is but for its parameters
 
 
@@ -35,6 +37,7 @@ class State:
       keys: [R], for what is drawn.
       scores: [T, R, V], what each token was chosen by; None unless asked for.
       logits: [T, R, V], the model's; None unless asked for.
+      source: of an encoder-decoder, what the encoder reads.
     """
 
     cache: Cache
@@ -46,21 +49,26 @@ class State:
     keys: jax.Array
     scores: jax.Array | None = None
     logits: jax.Array | None = None
+    source: Source | None = None
 
     @property
     def written(self) -> Written:
         """What the processors look at."""
-        return Written(self.tokens, self.cache.mask, self.cache.length, self.prompt, self.given)
+        return Written(self.tokens, self.cache.mask, self.cache.length, self.prompt, self.given, self.source)
 
 
-def read_prompt(model: Key, params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, slots: int) -> tuple[Cache, jax.Array]:
-    """The cache after a prompt, and the logits [B, V] (float32) of what comes next."""
+def read_prompt(
+    model: Key, params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, slots: int, source: Source | None
+) -> tuple[Cache, jax.Array]:
+    """The cache after a prompt (and what the encoder has read), and the logits [B, V] (float32) of what comes next."""
     family, head, config, mesh = model
     assert family.cache is not None
+    given = dict(zip(READS[str(head)], (ids_BP, mask_BP), strict=True))
+    given |= {} if source is None else {"input_ids": source.tokens, "attention_mask": source.real}
     with activate(mesh):
         cache = family.cache(config, ids_BP.shape[0], slots, params["embeddings"]["word"].dtype)
-        cache = by_layer(cache) if isinstance(params["layers"], tuple) else cache
-        output = family.forward(head)(params, ids_BP, mask_BP, config=config, cache=cache, logits_to_keep=1)
+        cache = by_layer(cache) if isinstance(params.get("decoder", params)["layers"], tuple) else cache
+        output = family.forward(head)(params, **given, config=config, cache=cache, logits_to_keep=1)
     return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
 
 
@@ -69,7 +77,7 @@ def read_token(model: Key, params: Tree, cache: Cache, tokens_RS: jax.Array) -> 
     family, head, config, mesh = model
     token_R1 = jax.lax.dynamic_slice_in_dim(tokens_RS, cache.length, 1, axis=1)
     with activate(mesh):
-        output = family.forward(head)(params, token_R1, config=config, cache=cache)
+        output = family.forward(head)(params, **{READS[str(head)][0]: token_R1}, config=config, cache=cache)
     return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
 
 
@@ -99,8 +107,8 @@ def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> St
 
 
 @partial(jax.jit, static_argnames=("model", "rules", "slots", "most", "times"))
-def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, keys_B: jax.Array, knobs: Knobs, *,
-          model: Key, rules: Rules, slots: int, most: int, times: int) -> State:  # fmt: skip
+def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array, keys_B: jax.Array, source: Source | None,
+          knobs: Knobs, *, model: Key, rules: Rules, slots: int, most: int, times: int) -> State:  # fmt: skip
     """Reads the prompt and chooses the first token.
 
     Args:
@@ -109,6 +117,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
       mask_BP: [B, P], 1 for tokens.
       given: the prompts' length as they were handed over, padding included.
       keys_B: for what is drawn.
+      source: of an encoder-decoder, what the encoder reads.
       knobs: `processors.knobs_of`.
       model: family, head, config, mesh.
       rules: `processors.rules_of`.
@@ -119,7 +128,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
     Returns:
       The state after one token.
     """
-    cache, logits_BV = read_prompt(model, params, ids_BP, mask_BP, slots)
+    cache, logits_BV = read_prompt(model, params, ids_BP, mask_BP, slots, source)
     P, V, R = ids_BP.shape[1], logits_BV.shape[1], ids_BP.shape[0] * times
     kept = lambda wanted: jnp.zeros((most, R, V), jnp.float32) if wanted else None  # noqa: E731
     state = State(
@@ -132,6 +141,7 @@ def start(params: Tree, ids_BP: jax.Array, mask_BP: jax.Array, given: jax.Array,
         keys=jax.vmap(jax.random.fold_in)(jnp.repeat(keys_B, times), jnp.arange(R) % times),
         scores=kept(rules.scores),
         logits=kept(rules.logits),
+        source=source,
     )
     return choose(state, jnp.repeat(logits_BV, times, axis=0), knobs, rules)
 

@@ -20,6 +20,13 @@ from jaxformers.generate.config import GenerationConfig
 NEVER = -jnp.inf
 
 
+class Source(NamedTuple):
+    """What an encoder reads: its tokens [B, S], and where they are real."""
+
+    tokens: jax.Array
+    real: jax.Array
+
+
 @flax.struct.dataclass
 class Written:
     """What was written so far (a pytree).
@@ -30,6 +37,7 @@ class Written:
       end: the slot of the next token.
       prompt: the slots of the prompt, padding included.
       given: the length of the prompt as it was handed over, padding included.
+      source: of an encoder-decoder, what the encoder reads; rows of one text share it.
     """
 
     tokens: jax.Array
@@ -37,6 +45,7 @@ class Written:
     end: jax.Array
     prompt: jax.Array
     given: jax.Array
+    source: Source | None = None
 
     @property
     def new(self) -> jax.Array:
@@ -48,6 +57,13 @@ class Written:
         start = self.end - count
         tokens, real = (jax.lax.dynamic_slice_in_dim(array, start, count, axis=1) for array in (self.tokens, self.real))
         return tokens, real.all(1) & (start >= 0)
+
+    def read(self) -> tuple[jax.Array, jax.Array]:
+        """The tokens that are gone on from, what the encoder reads or else the prompt, [R, n], and which are real."""
+        if self.source is None:
+            return self.tokens, self.real & (jnp.arange(self.tokens.shape[1]) < self.prompt)[None]
+        each = self.tokens.shape[0] // self.source.tokens.shape[0]
+        return jnp.repeat(self.source.tokens, each, axis=0), jnp.repeat(self.source.real, each, axis=0)
 
 
 Processor = Callable[[jax.Array, Written], jax.Array]
@@ -61,6 +77,7 @@ class Rules(NamedTuple):
       sample: whether tokens are drawn.
       top_k: tokens that a draw is from; 0 means all.
       ngram: the size of what must not come twice; 0 means no such rule.
+      read_ngram: the size of what was read and must not come again; 0 means no such rule.
       keep: tokens that truncation leaves at least.
       beams: sequences a row is followed by.
       early: `early_stopping`.
@@ -74,6 +91,7 @@ class Rules(NamedTuple):
     sample: bool
     top_k: int
     ngram: int
+    read_ngram: int
     keep: int
     beams: int
     early: bool | str
@@ -91,6 +109,7 @@ def rules_of(config: GenerationConfig, vocab: int, own: tuple[Processor, ...]) -
         sample=config.do_sample,
         top_k=min(config.top_k, vocab) if config.do_sample else 0,
         ngram=config.no_repeat_ngram_size,
+        read_ngram=config.encoder_no_repeat_ngram_size,
         keep=ends + 1 if config.num_beams > 1 else 1,
         beams=config.num_beams,
         early=config.early_stopping,
@@ -112,8 +131,9 @@ def knobs_of(config: GenerationConfig, most: int) -> dict[str, Any]:
     if config.sequence_bias:
         knobs["sequence_bias"] = _sequences([words for words, _ in config.sequence_bias])
         knobs["sequence_bias"]["bias"] = np.array([bias for _, bias in config.sequence_bias], np.float32)
-    if config.repetition_penalty != 1.0:
-        knobs["repetition_penalty"] = number(config.repetition_penalty)
+    for name in ("encoder_repetition_penalty", "repetition_penalty"):
+        if getattr(config, name) != 1.0:
+            knobs[name] = number(getattr(config, name))
     if words := [word for word in config.bad_words_ids or () if word not in [(end,) for end in ends]]:
         knobs["bad_words"] = _sequences(words)
     if ends and config.min_length:
@@ -148,6 +168,7 @@ def _sequences(words: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
 def chain(knobs: Knobs, rules: Rules) -> Processor:
     """All processors that are asked for, in transformers' order, as one."""
     parts: list[Processor] = [no_repeat_ngram(rules.ngram)] if rules.ngram else []
+    parts += [no_ngram_of_source(rules.read_ngram)] if rules.read_ngram else []
     parts += [factory(knobs) for name, factory in BEFORE.items() if name in knobs]
     if rules.invalid:
         parts.append(valid)
@@ -215,37 +236,49 @@ def bad_words(knobs: Knobs) -> Processor:
     return process
 
 
+def _less_likely(logits_RV: jax.Array, tokens_RS: jax.Array, real_RS: jax.Array, penalty: jax.Array) -> jax.Array:
+    rows_R1 = jnp.arange(logits_RV.shape[0])[:, None]
+    seen_RV = jnp.zeros(logits_RV.shape, bool).at[rows_R1, tokens_RS].max(real_RS)
+    return jnp.where(seen_RV, jnp.where(logits_RV < 0, logits_RV * penalty, logits_RV / penalty), logits_RV)
+
+
 def repetition_penalty(knobs: Knobs) -> Processor:
     """Makes tokens that were there less likely (Keskar et al. 2019): a positive logit is divided, a negative multiplied."""
+    penalty = knobs["repetition_penalty"]
+    return lambda logits_RV, written: _less_likely(logits_RV, written.tokens, written.real, penalty)
 
-    def process(logits_RV: jax.Array, written: Written) -> jax.Array:
-        rows_R1 = jnp.arange(logits_RV.shape[0])[:, None]
-        seen_RV = jnp.zeros(logits_RV.shape, bool).at[rows_R1, written.tokens].max(written.real)
-        penalty = knobs["repetition_penalty"]
-        return jnp.where(seen_RV, jnp.where(logits_RV < 0, logits_RV * penalty, logits_RV / penalty), logits_RV)
 
-    return process
+def encoder_repetition_penalty(knobs: Knobs) -> Processor:
+    """Makes tokens that were read more likely, above 1: the other way round, against what nobody has said."""
+    reward = 1 / knobs["encoder_repetition_penalty"]
+    return lambda logits_RV, written: _less_likely(logits_RV, *written.read(), reward)
+
+
+def _without_ngrams(
+    logits_RV: jax.Array, written: Written, tokens_RS: jax.Array, real_RS: jax.Array, size: int
+) -> jax.Array:
+    """Bans what comes in these tokens after the last `size - 1` that were written."""
+    starts = tokens_RS.shape[1] - size + 1
+    if starts < 1 or size > written.tokens.shape[1]:
+        return logits_RV
+    last_Rn, there_R = written.last(size - 1)
+    match_Rs = jnp.broadcast_to(there_R[:, None], (len(there_R), starts))
+    for n in range(size - 1):
+        match_Rs = match_Rs & (tokens_RS[:, n : n + starts] == last_Rn[:, n : n + 1]) & real_RS[:, n : n + starts]
+    match_Rs = match_Rs & real_RS[:, size - 1 :]
+    rows_R1 = jnp.arange(logits_RV.shape[0])[:, None]
+    banned_RV = jnp.zeros(logits_RV.shape, bool).at[rows_R1, tokens_RS[:, size - 1 :]].max(match_Rs)
+    return jnp.where(banned_RV, NEVER, logits_RV)
 
 
 def no_repeat_ngram(size: int) -> Processor:
     """Bans each token that would make a sequence of `size` tokens come again."""
+    return lambda logits_RV, written: _without_ngrams(logits_RV, written, written.tokens, written.real, size)
 
-    def process(logits_RV: jax.Array, written: Written) -> jax.Array:
-        S = written.tokens.shape[1]
-        starts = S - size + 1
-        if starts < 1:
-            return logits_RV
-        last_Rn, there_R = written.last(size - 1)
-        match_Rs = jnp.broadcast_to(there_R[:, None], (len(there_R), starts))
-        for n in range(size - 1):
-            same_Rs = written.tokens[:, n : n + starts] == last_Rn[:, n : n + 1]
-            match_Rs = match_Rs & same_Rs & written.real[:, n : n + starts]
-        match_Rs = match_Rs & written.real[:, size - 1 :]
-        rows_R1 = jnp.arange(logits_RV.shape[0])[:, None]
-        banned_RV = jnp.zeros(logits_RV.shape, bool).at[rows_R1, written.tokens[:, size - 1 :]].max(match_Rs)
-        return jnp.where(banned_RV, NEVER, logits_RV)
 
-    return process
+def no_ngram_of_source(size: int) -> Processor:
+    """Bans each token that would make a sequence of `size` tokens come that was read (Roller et al. 2020)."""
+    return lambda logits_RV, written: _without_ngrams(logits_RV, written, *written.read(), size)
 
 
 def _no_end_before(reached: Callable[[Written], jax.Array], knobs: Knobs) -> Processor:
@@ -325,6 +358,7 @@ def begin_suppress(knobs: Knobs) -> Processor:
 # knob -> factory, in transformers' order (a ban's place makes no difference before those that force)
 BEFORE: dict[str, Callable[[Knobs], Processor]] = {
     "sequence_bias": sequence_bias,
+    "encoder_repetition_penalty": encoder_repetition_penalty,
     "repetition_penalty": repetition_penalty,
     "bad_words": bad_words,
     "min_length": min_length,

@@ -16,7 +16,7 @@ from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import beams, loop
 from jaxformers.generate.config import GenerationConfig, config_for
-from jaxformers.generate.processors import Processor, knobs_of, rules_of
+from jaxformers.generate.processors import Processor, Source, knobs_of, rules_of
 
 # The slots of prompts and caches; a finer grid would waste fewer slots and compile more programs.
 SLOTS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, *(n << k for k in range(9, 21) for n in (2, 3)))
@@ -27,8 +27,8 @@ class GenerateOutput:
     """What was generated.
 
     Args:
-      sequences: [R, T] int32: the prompt as it was handed over, then what was generated, then padding. R is the batch times
-        `num_return_sequences`.
+      sequences: [R, T] int32: the prompt as it was handed over (of an encoder-decoder its decoder's, so at least the token
+        that all begin with), then what was generated, then padding. R is the batch times `num_return_sequences`.
       scores: with `output_scores`, for each new token the processed logits [R, V] (of beams: log-probabilities, a row for
         each beam).
       logits: with `output_logits`, for each new token the model's logits, float32.
@@ -80,20 +80,27 @@ class Run:
         own: Sequence[Processor],
         allow: Callable[[int, np.ndarray], Sequence[int]] | None,
         tokenizer: Any,
+        decoder: tuple[Any, Any] = (None, None),
     ) -> None:
-        if model.family.cache is None or model.head != "causal-lm":
+        if model.family.cache is None or model.head not in loop.READS:
             raise InputError(
-                f"generate needs a decoder with the head 'causal-lm', found {model.family.name} with {model.head!r}"
+                "generate needs a decoder with the head 'causal-lm', or an encoder-decoder with 'seq2seq-lm', "
+                f"found {model.family.name} with {model.head!r}"
             )
         self.model, self.allow, self.tokenizer = model, allow, tokenizer
         self.config = config_for(model, given, options)
         if self.config.stop_strings and tokenizer is None:
             raise InputError("stop_strings are texts: give tokenizer= too")
-        self.ids, mask = _prompts(model, input_ids, attention_mask, self.config)
+        source = None
+        if model.head == "seq2seq-lm":
+            source = _source(model, input_ids, attention_mask, self.config)
+            self.ids, mask = _decoder_prompts(model, *decoder, self.config, len(source.tokens))
+        else:
+            self.ids, mask = _prompts(model, input_ids, attention_mask, self.config)
         pieces = [_tokens(row, real, number) for number, (row, real) in enumerate(zip(self.ids, mask, strict=True))]
         longest = max(len(tokens) for tokens, _ in pieces)
         self.most = _most(model, self.config, self.ids.shape[1], longest)
-        self.prompt = _slots(longest)
+        self.prompt = 1 if longest == 1 and source else _slots(longest)
         self.rules = rules_of(self.config, model.config.vocab_size, tuple(own))
         self.knobs = knobs_of(self.config, self.most)
         self.each = self.rules.beams if self.rules.beams > 1 else self.config.num_return_sequences  # rows a prompt
@@ -106,7 +113,7 @@ class Run:
             ids[row, self.prompt - len(tokens) :], real[row, self.prompt - len(tokens) :] = tokens, there
         key = jax.random.key(rng or 0) if rng is None or isinstance(rng, int) else rng
         keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(pieces)))
-        self.inputs = (ids, real, np.int32(self.ids.shape[1]), keys)
+        self.inputs = (ids, real, np.int32(self.ids.shape[1]), keys, source)
 
     def parts(self, size: int) -> Iterator[None]:
         """Generates one token, then `size` more at a time, until the end."""
@@ -213,23 +220,62 @@ def _prompts(
                 "without input_ids a text begins with bos_token_id, and this model has none: give one of the two"
             )
         input_ids = [[config.bos_token_id]]
+    return _checked(input_ids, attention_mask, config, model.config.vocab_size)
+
+
+def _checked(
+    input_ids: Any, attention_mask: Any, config: GenerationConfig, vocab: int, side: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and mask [B, L] of one side; whose is in their names."""
+    name = f"{side}input_ids"
     try:
         ids = np.asarray(input_ids)
     except ValueError:
-        raise InputError("input_ids must be [batch, length], found rows of different lengths: pad them") from None
+        raise InputError(f"{name} must be [batch, length], found rows of different lengths: pad them") from None
     if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
-        raise InputError(f"input_ids must be whole numbers [batch, length], found {ids.dtype} of shape {ids.shape}")
-    vocab = model.config.vocab_size
+        raise InputError(f"{name} must be whole numbers [batch, length], found {ids.dtype} of shape {ids.shape}")
     if ids.min() < 0 or ids.max() >= vocab:
-        raise InputError(f"input_ids must be below the vocabulary's size {vocab}, found {ids.min()} to {ids.max()}")
+        raise InputError(f"{name} must be below the vocabulary's size {vocab}, found {ids.min()} to {ids.max()}")
     if attention_mask is None:
         pads = config.pad_token_id is not None and config.pad_token_id not in (config.eos_token_id or ())
         mask = ids != config.pad_token_id if pads else np.ones(ids.shape, bool)
     else:
         mask = np.asarray(attention_mask) != 0
         if mask.shape != ids.shape:
-            raise InputError(f"attention_mask must be of the shape of input_ids {ids.shape}, found {mask.shape}")
+            raise InputError(f"{side}attention_mask must be of the shape of {name} {ids.shape}, found {mask.shape}")
     return ids.astype(np.int32), mask
+
+
+def _source(model: Model, input_ids: Any, attention_mask: Any, config: GenerationConfig) -> Source:
+    """What the encoder reads, padded on the right to one of `SLOTS`, or to what the model has positions for."""
+    if input_ids is None:
+        raise InputError("an encoder-decoder answers a text: give input_ids")
+    ids, mask = _checked(input_ids, attention_mask, config, model.config.vocab_size)
+    slots, limit = _slots(ids.shape[1]), model.config.max_position_embeddings
+    if "position" in model.params["encoder"]:
+        slots = max(ids.shape[1], min(slots, limit))
+    more = ((0, 0), (0, slots - ids.shape[1]))
+    ids, mask = np.pad(ids, more, constant_values=model.config.pad_token_id), np.pad(mask, more)
+    return Source(ids, mask)  # type: ignore[arg-type]  # which go to the device with the first program
+
+
+def _decoder_prompts(
+    model: Model, decoder_input_ids: Any, decoder_attention_mask: Any, config: GenerationConfig, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the decoder goes on from, and its mask: [B, P]."""
+    first = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+    if first is None:
+        raise InputError("the decoder begins with decoder_start_token_id, and this model has none: give it")
+    start = np.full((rows, 1), first, np.int32)
+    if decoder_input_ids is None:
+        return start, np.ones_like(start, bool)
+    ids, mask = _checked(decoder_input_ids, decoder_attention_mask, config, model.config.vocab_size, "decoder_")
+    mask = np.ones_like(mask) if decoder_attention_mask is None else mask  # the first token's id may be that of padding
+    if len(ids) != rows:
+        raise InputError(f"decoder_input_ids must have a row for each of the {rows} of input_ids, found {len(ids)}")
+    if (ids[:, 0] == first).any():  # as transformers has it: one row that begins so speaks for all
+        return ids, mask
+    return np.concatenate((start, ids), 1), np.concatenate((np.ones_like(start, bool), mask), 1)
 
 
 def _tokens(ids: np.ndarray, mask: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +300,7 @@ def _most(model: Model, config: GenerationConfig, given: int, longest: int) -> i
             )
     else:
         most = max(1, min(20, limit - given))
-    has_table = "position" in model.params["embeddings"]
+    has_table = "position" in model.params["embeddings"] or "position" in model.params.get("decoder", ())
     if has_table and longest + most - 1 > limit:  # the last token is not read
         raise InputError(f"{longest} tokens and {most} new ones are too many: this model has positions for {limit}")
     return most

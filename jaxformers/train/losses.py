@@ -155,7 +155,7 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
             return multi_label
     if head in ("sequence-classification", "multiple-choice", "next-sentence-prediction"):
         return partial(classification, smoothing=smoothing)
-    if head in ("token-classification", "masked-lm"):
+    if head in ("token-classification", "masked-lm", "seq2seq-lm"):
         return partial(tokens, smoothing=smoothing)
     if head == "causal-lm":  # of a model that looks both ways (XLNet) a token is predicted where it stands
         return partial(next_tokens if config.LOOKS_BACK else tokens, smoothing=smoothing)

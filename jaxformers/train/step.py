@@ -162,8 +162,12 @@ def has_labels(batch: Mapping[str, Any]) -> bool:
 
 
 def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a batch the forward pass takes."""
-    return {key: value for key, value in batch.items() if key in model.inputs}
+    """The part of a batch the forward pass takes; what a decoder reads to predict `labels`, if not there, is made of them."""
+    given = {key: value for key, value in batch.items() if key in model.inputs}
+    make = model.family.decoder_inputs
+    if make and model.head == "seq2seq-lm" and "labels" in batch and "decoder_inputs_embeds" not in given:
+        given.setdefault("decoder_input_ids", make(batch["labels"], model.config))
+    return given
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:

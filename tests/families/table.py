@@ -40,7 +40,8 @@ class Row:
       config: a tiny config.json; every size in it divides by 8, so that 8 devices can share it.
       whole: the head with the most parts, for properties that are dear to check.
       variants: name -> the heads it concerns, and what to change in the config (parity).
-      kin: whether it computes as another family does, but for its config: without PyTorch two of its heads are checked.
+      brief: whether without PyTorch two of its heads are checked, the states and `whole`: the others are another family's,
+        or a few lines over the same states.
       lineage: whether it stands for others in the properties that are dear to check.
       longest: tokens in the longest text it takes; None means there is no such length.
       padding_looks: whether padding looks around too (at what is not defined), so that only real tokens' outputs are.
@@ -50,7 +51,7 @@ class Row:
     config: Mapping[str, Any]
     whole: str
     variants: Mapping[str, tuple[tuple[str | None, ...], Mapping[str, Any]]]
-    kin: bool = False
+    brief: bool = False
     lineage: bool = False
     longest: int | None = 24
     padding_looks: bool = False
@@ -63,7 +64,7 @@ class Row:
     @property
     def plain_heads(self) -> list[str | None]:
         """The heads to check without it."""
-        return [None, self.whole] if self.kin else self.heads
+        return [None, self.whole] if self.brief else self.heads
 
     def config_for(self, head: str | None) -> dict[str, Any]:
         """The config, with three classes for the heads that have classes."""
@@ -127,7 +128,7 @@ XLM_ROBERTA = Row(
     config=make_goldens.XLM_ROBERTA,
     whole="masked-lm",
     longest=22,
-    kin=True,
+    brief=True,
     variants={},
 )
 ELECTRA = Row(
@@ -333,7 +334,7 @@ MISTRAL = Row(
     family="mistral",
     config=make_goldens.MISTRAL,
     whole="causal-lm",
-    kin=True,
+    brief=True,
     longest=None,
     variants={"no window": ((None,), {"sliding_window": None})},
 )
@@ -341,7 +342,7 @@ QWEN2 = Row(
     family="qwen2",
     config=make_goldens.QWEN2,
     whole="causal-lm",
-    kin=True,
+    brief=True,
     longest=None,
     variants={
         "no window": ((None,), {"use_sliding_window": False}),
@@ -352,7 +353,7 @@ QWEN3 = Row(
     family="qwen3",
     config=make_goldens.QWEN3,
     whole="causal-lm",
-    kin=True,
+    brief=True,
     longest=None,
     variants={"biases": ((None,), {"attention_bias": True})},
 )
@@ -360,7 +361,7 @@ GEMMA = Row(
     family="gemma",
     config=make_goldens.GEMMA,
     whole="causal-lm",
-    kin=True,
+    brief=True,
     longest=None,
     variants={
         "biases": ((None,), {"attention_bias": True}),
@@ -368,8 +369,50 @@ GEMMA = Row(
         "untied": (("causal-lm",), {"tie_word_embeddings": False}),
     },
 )
+T5 = Row(
+    family="t5",
+    config=make_goldens.T5,
+    whole="seq2seq-lm",
+    lineage=True,
+    brief=True,
+    longest=None,
+    variants={
+        **TARGETS,
+        "wide heads": ((None,), {"d_kv": 10}),
+        "deeper decoder": (("seq2seq-lm",), {"num_decoder_layers": 3}),
+        "gated": (("seq2seq-lm",), {"feed_forward_proj": "gated-gelu"}),
+        "gated silu": ((None,), {"feed_forward_proj": "gated-silu"}),
+        "32 buckets": ((None,), {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}),
+        "an odd number of buckets": ((None,), {"relative_attention_num_buckets": 7}),
+        "epsilon": (("seq2seq-lm",), {"layer_norm_epsilon": 1e-2}),
+        "a table of the output's own": (("seq2seq-lm",), {"tie_word_embeddings": False}),
+    },
+)
+MT5 = Row(
+    family="mt5",
+    config=make_goldens.MT5,
+    whole="seq2seq-lm",
+    longest=None,
+    brief=True,
+    variants={},
+)
+ENCODER_DECODERS = (T5, MT5)
 DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA)
-ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS, *DECODERS)
+ROWS = (
+    BERT,
+    DISTILBERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    ELECTRA,
+    ALBERT,
+    DEBERTA,
+    MODERNBERT,
+    XLM,
+    XLNET,
+    TAPAS,
+    *DECODERS,
+    *ENCODER_DECODERS,
+)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
 PLAIN_HEADS = [(row, head) for row in ROWS for head in row.plain_heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.
@@ -397,8 +440,9 @@ def strong(row: Row, head: str | None) -> Model:
     """The row's model with weights of standard deviation 0.2 and random biases and scales, as a file would bring them."""
     raw, family = row.config_for(head), family_for(row.family)
     declared = family.declare(family.config_from_hf(raw, "config"), head)
-    prefix = family.prefix if head is None else ""  # which a base model's file lacks
-    shapes = {name.removeprefix(prefix): shape for name, _, shape in expected(declared)}
+    ours, theirs = family.prefix, family.prefix_of(head)  # what the file of this head has in its place
+    named = lambda name: theirs + name.removeprefix(ours) if name.startswith(ours) else name  # noqa: E731
+    shapes = {named(name): shape for name, _, shape in expected(declared)}
     with tempfile.TemporaryDirectory() as folder:
         return jf.load(write_checkpoint(Path(folder), raw, shapes), head)
 
@@ -411,7 +455,7 @@ def sample(config: Mapping[str, Any], head: str | None, batch: int | None = None
 
 def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Array:
     """The loss transformers has for this head; for hidden states, beams and cells, these weighted by numbers drawn by name."""
-    if model.head in (None, "question-answering-beam", "table-question-answering"):
+    if model.head in (None, "text-encoding", "question-answering-beam", "table-question-answering"):
         found = {name: output[name] for name in make_goldens.PROBED if output[name] is not None}
         states = (jax.nn.sigmoid(state) if name == "logits" else state for name, state in found.items())
         return sum(((state * draw(f"probe {state.ndim}", state.shape, 1.0)).mean() for state in states), jnp.zeros(()))

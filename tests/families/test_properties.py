@@ -23,12 +23,14 @@ from jaxformers.parallel import MeshConfig, activate, make_mesh
 from tests.families.table import (
     BERT,
     DECODERS,
+    ENCODER_DECODERS,
     LINEAGE_HEADS,
     LINEAGES,
     LLAMA,
     MISTRAL,
     PLAIN_HEADS,
     ROWS,
+    T5,
     Arrays,
     Row,
     assert_same,
@@ -244,10 +246,11 @@ def test_middle_states_have_their_shapes(row, head):
     *rows, L = given["input_ids"].shape
     config = strong(row, None).config
     B, N = int(np.prod(rows)), config.num_hidden_layers
-    states = [found[f"hidden_states.{n}"] for n in range(N + 1)]
-    maps = [found[f"attentions.{n}"] for n in range(N)]
-    assert f"hidden_states.{N + 1}" not in found
-    assert f"attentions.{N}" not in found
+    which = "encoder_" if row in ENCODER_DECODERS else ""
+    states = [found[f"{which}hidden_states.{n}"] for n in range(N + 1)]
+    maps = [found[f"{which}attentions.{n}"] for n in range(N)]
+    assert f"{which}hidden_states.{N + 1}" not in found
+    assert f"{which}attentions.{N}" not in found
     assert {state.shape for state in states} == {(B, L, config.hidden_size)}
     assert {each.shape for each in maps} == {(B, config.num_attention_heads, L, L)}
     maps = of_tokens(dict(enumerate(maps)), row, given["attention_mask"]).values()
@@ -255,7 +258,9 @@ def test_middle_states_have_their_shapes(row, head):
         seen = of_tokens({"": np.ones_like(each)}, row, given["attention_mask"])[""].max(-1)
         np.testing.assert_allclose(each.sum(-1), seen, atol=1e-6)
         assert not each[np.broadcast_to(given["attention_mask"].reshape(B, 1, 1, L) == 0, each.shape)].any()
-    if head is None:
+    if row in ENCODER_DECODERS:
+        assert np.array_equal(states[-1], found["encoder_last_hidden_state"])
+    elif head is None:
         assert np.array_equal(states[-1], found["last_hidden_state"])
 
 
@@ -263,6 +268,8 @@ def test_middle_states_have_their_shapes(row, head):
 @every_row
 def test_ids_or_vectors_but_not_both_and_not_none(row, given):
     model = strong(row, None)
+    if row in ENCODER_DECODERS:
+        given = {**given, "decoder_input_ids": np.ones((1, 2), int)}
     with pytest.raises(InputError, match="give either input_ids or inputs_embeds"):
         model.apply(model.params, **given)
 
@@ -271,7 +278,8 @@ def test_ids_or_vectors_but_not_both_and_not_none(row, given):
 def test_a_text_longer_than_the_model_is_refused(row):
     model = strong(row, None)
     ids = np.full((1, 25 if row.longest is None else row.longest + 1), 5, np.int32)
-    run = lambda ids: jax.eval_shape(lambda: model.apply(model.params, input_ids=ids))  # noqa: E731
+    more = {"decoder_input_ids": ids[:, :1]} if row in ENCODER_DECODERS else {}
+    run = lambda ids: jax.eval_shape(lambda: model.apply(model.params, input_ids=ids, **more))  # noqa: E731
     if row.longest is None:
         run(ids)
         return
@@ -285,8 +293,7 @@ def test_middle_states_are_given_only_when_asked_for(row, head):
     model = strong(row, head)
     given, _ = sample(row.config_for(head), head)
     shapes = jax.eval_shape(forward(model, middle=False), model.params, given)
-    assert shapes.hidden_states is None
-    assert shapes.attentions is None
+    assert not [name for name in shapes.keys() if name.endswith(("hidden_states", "attentions"))]  # noqa: SIM118
 
 
 # -- decoders ----------------------------------------------------------------------------------------------------------
@@ -331,3 +338,68 @@ def test_decoding_with_a_cache_is_the_whole_forward(row, layers):
     assert_same({"logits": np.concatenate(found, 1) * mask[..., None]}, {"logits": np.asarray(whole) * mask[..., None]})
     last = model.apply(model.params, input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
     assert_same({"logits": np.asarray(last.logits)}, {"logits": np.asarray(whole)[:, -1:]})
+
+
+# -- encoder-decoders --------------------------------------------------------------------------------------------------
+
+each_encoder_decoder = pytest.mark.parametrize("row", ENCODER_DECODERS, ids=name_of)
+
+
+@pytest.mark.parametrize(("row", "layers"), [*((row, "loop") for row in ENCODER_DECODERS), (T5, "scan")], ids=name_of)
+def test_decoding_with_what_was_read_kept_is_the_whole_forward(row, layers):
+    """The decoder in parts of 3, 1, 2 and 1 tokens, whole and padded right; the encoder runs with the first alone."""
+    model = strong(row, "seq2seq-lm")
+    given = sample(row.config, "seq2seq-lm")[0]
+    ids, mask = given.pop("decoder_input_ids"), given.pop("decoder_attention_mask")
+    whole = model.apply(model.params, **given, decoder_input_ids=ids, decoder_attention_mask=mask)
+    cache = model.family.cache(model.config, 3, 9, jnp.float32)
+    run = jax.jit(lambda cache, **given: model.apply(model.params, cache=cache, execution=Execution(layers), **given))
+    found, start = [], 0
+    for length in (3, 1, 2, 1):
+        part = slice(start, start + length)
+        output = run(cache, **given, decoder_input_ids=ids[:, part], decoder_attention_mask=mask[:, part])
+        found.append(output.logits)
+        cache, start, given = output.cache, start + length, {}
+    assert int(cache.length) == 7
+    found = np.concatenate(found, 1)
+    assert_same({"logits": found * mask[..., None]}, {"logits": np.asarray(whole.logits) * mask[..., None]})
+    given = {"attention_mask": sample(row.config, None)[0]["attention_mask"], "decoder_input_ids": ids}
+    again = model.apply(model.params, **given, decoder_attention_mask=mask, logits_to_keep=1,
+                        encoder_outputs=whole.encoder_last_hidden_state)  # fmt: skip
+    assert_same({"logits": np.asarray(again.logits)}, {"logits": np.asarray(whole.logits)[:, -1:]})
+
+
+def test_rows_of_one_text_share_what_was_read():
+    """Beams: six rows over three texts, two each, are what three texts given twice are; weights and all."""
+    model = strong(T5, "seq2seq-lm")
+    given = sample(T5.config, "seq2seq-lm")[0]
+    source = {name: given[name] for name in ("input_ids", "attention_mask")}
+    twice = {name: np.repeat(array, 2, axis=0) for name, array in source.items()}
+    tokens = make_goldens.integers("beams", (6, 2), 2, 64)
+    expected = model.apply(model.params, **twice, decoder_input_ids=tokens, output_attentions=True)
+    cache = model.family.cache(model.config, 3, 4, jnp.float32)
+    cache = model.apply(model.params, **source, decoder_input_ids=tokens[:3, :1], cache=cache).cache
+    rows = dataclasses.replace(model.family.cache(model.config, 6, 4, jnp.float32), cross=cache.cross)
+    found = model.apply(model.params, decoder_input_ids=tokens, cache=rows, output_attentions=True)
+    for name in ("logits", "cross_attentions"):
+        assert_same(*({name: np.asarray(jax.tree.leaves(side[name])[-1])} for side in (found, expected)))
+
+
+@each_encoder_decoder
+def test_a_decoder_reads_its_labels_shifted(row):
+    family, config = strong(row, "seq2seq-lm").family, strong(row, "seq2seq-lm").config
+    shifted = family.decoder_inputs(np.array([[7, 8, 9, 1, -100, -100]]), config)
+    pad = config.pad_token_id
+    np.testing.assert_array_equal(shifted, [[config.decoder_start_token_id, 7, 8, 9, 1, pad]])
+
+
+def test_inputs_that_say_too_little_or_too_much_are_refused():
+    model = strong(T5, None)
+    ids = np.ones((1, 2), np.int32)
+    for given, words in (
+        ({"input_ids": ids}, "give either decoder_input_ids or decoder_inputs_embeds"),
+        ({"decoder_input_ids": ids}, "give either input_ids or inputs_embeds"),
+        ({"input_ids": ids, "decoder_input_ids": ids, "encoder_outputs": np.ones((1, 2, 32))}, "states are known"),
+    ):
+        with pytest.raises(InputError, match=words):
+            model.apply(model.params, **given)

@@ -16,7 +16,7 @@ from jaxformers.generate import GenerationConfig, beams, loop, stream
 from jaxformers.generate.config import config_for
 from jaxformers.generate.processors import Written, chain, knobs_of, rules_of
 from jaxformers.generate.run import Run
-from tests.families.table import BERT, GPT2, LLAMA, strong
+from tests.families.table import BERT, GPT2, LLAMA, T5, strong
 from tests.goldens.make_generate import ENDS, LEFT, OPTIONS, PROMPT
 
 GOLDENS = json.loads((Path(__file__).resolve().parents[1] / "goldens" / "generate.json").read_text())
@@ -31,8 +31,8 @@ def model():
 @pytest.mark.parametrize("name", GOLDENS)
 def test_we_generate_what_pytorch_did(name):
     family, options = name.split(": ", 1)
-    row = {"gpt2": GPT2, "llama": LLAMA}[family]
-    found = jf.generate(strong(row, "causal-lm"), PROMPT, LEFT, **ENDS, **OPTIONS[options])
+    row = {"gpt2": GPT2, "llama": LLAMA, "t5": T5}[family]
+    found = jf.generate(strong(row, row.whole), PROMPT, LEFT, **ENDS, **OPTIONS[options])
     np.testing.assert_array_equal(found.sequences, GOLDENS[name])
 
 
@@ -254,8 +254,8 @@ def test_what_is_refused(model, options, words):
 
 
 def test_a_model_that_cannot_write_is_refused():
-    for row, head in ((BERT, "masked-lm"), (GPT2, None)):
-        with pytest.raises(InputError, match=f"needs a decoder with the head 'causal-lm', found {row.family}"):
+    for row, head in ((BERT, "masked-lm"), (GPT2, None), (T5, None)):
+        with pytest.raises(InputError, match=f"needs a decoder with the head 'causal-lm'.*found {row.family}"):
             jf.generate(strong(row, head), PROMPT)
 
 
@@ -275,3 +275,64 @@ def test_the_room_is_the_function():
     assert jf.generate is jaxformers.generate
     assert callable(jf.generate)
     assert beams.best(jnp.array([[1.0, 3.0, 2.0]]), 2).tolist() == [[1, 2]]
+
+
+# -- encoder-decoders --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """Of one layer each: what is asked here asks no more of it, and programs compile in half the time."""
+    whole = strong(T5, "seq2seq-lm")
+    sides = {name: {**whole.params[name], "layers": jax.tree.map(lambda leaf: leaf[:1], whole.params[name]["layers"])}
+             for name in ("encoder", "decoder")}  # fmt: skip
+    config = whole.config.replace(num_hidden_layers=1, num_decoder_layers=1)
+    return dataclasses.replace(whole, config=config, params=whole.params | sides)
+
+
+def test_what_is_read_may_be_padded_and_batched(reader):
+    """And streamed: what comes is the same."""
+    right = np.array([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    together = jf.generate(reader, PROMPT, right, **ENDS).sequences
+    for row, length in enumerate((5, 3, 1)):
+        alone = jf.generate(reader, PROMPT[row : row + 1, :length], **ENDS).sequences[0]
+        np.testing.assert_array_equal(together[row, : len(alone)], alone)
+        assert (together[row, len(alone) :] == 5).all()
+    np.testing.assert_array_equal(np.stack(list(stream(reader, PROMPT, right, **ENDS)), axis=1), together[:, 1:])
+
+
+def test_draws_of_an_encoder_decoder(reader):
+    drawn = [
+        jf.generate(reader, PROMPT, **FREE, do_sample=True, num_return_sequences=2, rng=rng).sequences
+        for rng in (0, 0, 1)
+    ]
+    assert drawn[0].shape == (6, 13)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_the_loop_of_an_encoder_decoder_copies_nothing_that_was_read(reader):
+    """In the optimised program of beams nothing of the size of what was read is made, for a text or for a beam."""
+    ids = np.tile(PROMPT[:2], (1, 5))[:, :21]  # 32 slots, a number that nothing else has
+    options = {**FREE, "num_beams": 3}
+    run = Run(reader, ids, None, options, given=None, rng=None, own=(), allow=None, tokenizer=None)
+    next(run.parts(1))
+    lowered = beams.go_on.lower(run.params, run.state, np.int32(12), run.knobs, model=run.key, rules=run.rules)
+    assert run.state.cache.cross.keys[0].shape == (2, 4, 32, 6)
+    made = re.findall(r"f32\[[26],(?:4,32|32,4),6\]\S* ([a-z-]+)\(", lowered.compile().as_text())
+    assert len(made) >= 2
+    assert {*made} <= {"parameter", "get-tuple-element", "bitcast"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"input_ids": None}, "an encoder-decoder answers a text: give input_ids"),
+        ({"decoder_input_ids": [[3]]}, "decoder_input_ids must have a row for each of the 3"),
+        ({"decoder_input_ids": [[99]] * 3}, "decoder_input_ids must be below the vocabulary's size 64"),
+        ({"decoder_start_token_id": None}, "begins with decoder_start_token_id, and this model has none"),
+    ],
+)
+def test_what_an_encoder_decoder_refuses(reader, options, words):
+    with pytest.raises(InputError, match=words):
+        jf.generate(reader, **{"input_ids": PROMPT, **options})

@@ -5,12 +5,13 @@ import pytest
 
 import jaxformers as jf
 from jaxformers.families import family_for
-from tests.families.table import DECODERS, GPT2, LLAMA, name_of, strong
+from tests.families.table import DECODERS, ENCODER_DECODERS, GPT2, LLAMA, T5, name_of, strong
 from tests.goldens.make_goldens import integers, torch_model
 
 pytestmark = pytest.mark.parity
 IDS = integers("prompt", (3, 5), 3, 64)
 LEFT = np.array([[1] * 5, [0, 0, 1, 1, 1], [0, 0, 0, 0, 1]])
+RIGHT = np.array([[1] * 5, [1, 1, 1, 0, 0], [0, 1, 1, 1, 1]])
 ENDS = {"eos_token_id": [7, 21], "pad_token_id": 5}
 
 
@@ -23,7 +24,7 @@ def torch():
 
 
 def theirs(row):
-    model = torch_model(family_for(row.family).architectures["causal-lm"], dict(row.config))
+    model = torch_model(family_for(row.family).architectures[row.whole], dict(row.config))
     model.generation_config.eos_token_id = None
     model.generation_config.use_cache = True
     return model
@@ -31,7 +32,7 @@ def theirs(row):
 
 @pytest.fixture(scope="module")
 def models():
-    return {row.family: theirs(row) for row in (GPT2, LLAMA)}
+    return {row.family: theirs(row) for row in (GPT2, LLAMA, T5)}
 
 
 def both(model, row, mask=None, ids=IDS, **options):
@@ -48,7 +49,8 @@ def both(model, row, mask=None, ids=IDS, **options):
         output_logits=True,
         **options,
     )
-    return jf.generate(strong(row, "causal-lm"), ids, mask, output_scores=True, output_logits=True, **options), expected
+    options = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    return jf.generate(strong(row, row.whole), ids, mask, output_scores=True, output_logits=True, **options), expected
 
 
 def assert_equal(found, expected, tolerance=2e-5):
@@ -87,6 +89,8 @@ OPTIONS = {
     "normalised": {"renormalize_logits": True, "repetition_penalty": 1.3},
     "one token": {"max_new_tokens": 1},
     "by length": {"max_new_tokens": None, "max_length": 9},
+    "nothing of the prompt": {"encoder_no_repeat_ngram_size": 1},
+    "more of the prompt": {"encoder_repetition_penalty": 1.5},
     "all at once": {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "bad_words_ids": [[12]], "min_new_tokens": 4,
                     "exponential_decay_length_penalty": (5, 1.3), "suppress_tokens": [40], "renormalize_logits": True},
 }  # fmt: skip
@@ -113,6 +117,40 @@ BEAMS = {
 @pytest.mark.parametrize("row", [GPT2, LLAMA], ids=name_of)
 def test_beams(row, options, models):
     assert_equal(*both(models[row.family], row, LEFT if row is LLAMA else None, **options))
+
+
+@pytest.mark.parametrize("row", ENCODER_DECODERS, ids=name_of)
+@pytest.mark.parametrize("mask", [None, RIGHT], ids=["whole", "padded"])
+def test_encoder_decoders(row, mask, models):
+    """Greedily, and three beams of which two are returned; ends that come at once or never."""
+    model = models.get(row.family) or theirs(row)
+    for options in ({}, {"num_beams": 3, "length_penalty": 0.5, "num_return_sequences": 2}):
+        assert_equal(*both(model, row, mask, **options))
+
+
+READ = {
+    "all of them": {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 2.0},
+    "early": {"num_beams": 4, "early_stopping": True, "no_repeat_ngram_size": 2},
+    "never early": {"num_beams": 3, "early_stopping": "never"},
+    "no token of the source": {"encoder_no_repeat_ngram_size": 1},
+    "no pair of the source, beams": {"encoder_no_repeat_ngram_size": 2, "num_beams": 2},
+    "more of the source": {"encoder_repetition_penalty": 2.5},
+    "more of the source, beams": {"encoder_repetition_penalty": 2.5, "num_beams": 3},
+    "forced at both ends": {"forced_bos_token_id": 33, "forced_eos_token_id": 7, "num_beams": 2},
+    "by length": {"max_new_tokens": None, "max_length": 9, "min_length": 5},
+    "of default length": {"max_new_tokens": None, "eos_token_id": None},
+    "a language first": {"decoder_input_ids": np.array([[41], [42], [43]])},
+    "a whole prompt": {"decoder_input_ids": np.array([[0, 41], [0, 42], [0, 43]]), "num_beams": 2},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+@pytest.mark.parametrize("options", READ.values(), ids=READ)
+def test_encoder_decoders_with_options(options, models):
+    import torch
+
+    options = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    assert_equal(*both(models["t5"], T5, **options))
 
 
 def test_a_start_from_nothing(models):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.goldens.make_goldens import GPT2, LLAMA, integers, torch_model
+from tests.goldens.make_goldens import GPT2, LLAMA, T5, integers, torch_model
 
 PROMPT = integers("prompt", (3, 5), 3, 64)
 LEFT = np.array([[1] * 5, [0, 0, 1, 1, 1], [0, 0, 0, 0, 1]])
@@ -31,10 +31,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def sequences(config: dict[str, Any], options: dict[str, Any]) -> list[list[int]]:
-    """What transformers generates from the prompts, padded on the left."""
+    """What transformers generates from the prompts, padded on the left; an encoder-decoder reads them."""
     import torch
 
-    model = torch_model("GPT2LMHeadModel" if config is GPT2 else "LlamaForCausalLM", config)
+    names = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "t5": "T5ForConditionalGeneration"}
+    model = torch_model(names[config["model_type"]], config)
     model.generation_config.use_cache = True
     ids, mask = (torch.from_numpy(array.astype(np.int64)) for array in (PROMPT, LEFT))
     return model.generate(ids, attention_mask=mask, **ENDS, **options).tolist()
@@ -43,7 +44,7 @@ def sequences(config: dict[str, Any], options: dict[str, Any]) -> list[list[int]
 def main() -> None:
     cases = {
         f"{config['model_type']}: {name}": sequences(config, options)
-        for config in (GPT2, LLAMA)
+        for config in (GPT2, LLAMA, T5)
         for name, options in OPTIONS.items()
         if config is GPT2 or name in ("greedy", "beams")
     }

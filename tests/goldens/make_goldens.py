@@ -142,6 +142,32 @@ GEMMA = {  # narrow, for its norms count from 1, which makes large numbers of we
     "head_dim": 8,
     "intermediate_size": 16,
 }
+T5 = {  # four buckets each way, of which half grow: seven tokens meet all
+    "model_type": "t5",
+    "vocab_size": 64,
+    "d_model": 32,
+    "d_kv": 6,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 6,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "use_cache": False,
+}
+MT5 = {  # narrow, for its attention is not scaled, nor are its states
+    **T5,
+    "model_type": "mt5",
+    "d_model": 16,
+    "num_heads": 2,
+    "d_ff": 16,
+    "num_decoder_layers": 1,  # transformers cannot generate where the decoder is the deeper one
+    "feed_forward_proj": "gated-gelu",
+}
+ENCODER_DECODERS = {"T5": T5, "MT5": MT5}
+READ_BOTH = [config["model_type"] for config in ENCODER_DECODERS.values()]
 # One config a family is what its row in tests/families/table.py is about; what varies it stands there.
 TINIES = {
     "DistilBert": DISTILBERT,
@@ -197,6 +223,14 @@ def kin_of_llama(name: str, config: dict[str, Any]) -> dict[str, tuple[str, Any,
     return {key: case for key, case in every_head_of_decoders(name, config).items() if case[1] in (None, "causal-lm")}
 
 
+def heads_of_encoder_decoders(name: str, config: dict[str, Any]) -> dict[str, tuple[str, Any, Any]]:
+    """Cases for an encoder-decoder's states, and its words."""
+    return {
+        config["model_type"]: (f"{name}Model", None, config),
+        f"{config['model_type']}-words": (f"{name}ForConditionalGeneration", "seq2seq-lm", config),
+    }
+
+
 CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, head, config)
     **every_head("Bert", BERT),
     "bert-other": ("BertModel", None, OTHER),
@@ -224,6 +258,11 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
     **every_head_of_decoders("GPT2", GPT2),
     **every_head_of_decoders("Llama", LLAMA),
     **{case: what for name, config in KIN_OF_LLAMA.items() for case, what in kin_of_llama(name, config).items()},
+    **{
+        case: what
+        for name, config in ENCODER_DECODERS.items()
+        for case, what in heads_of_encoder_decoders(name, config).items()
+    },
 }
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
           "logits_aggregation", "logits")  # fmt: skip
@@ -280,9 +319,30 @@ def inputs(
     }
     if head == "sequence-classification" and config["model_type"] in LOOK_BACK:  # PyTorch knows padding by its id alone
         given["input_ids"] = np.where(mask > 0, given["input_ids"], config["pad_token_id"]).astype(np.int32)
+    if config["model_type"] in READ_BOTH:
+        given |= decoder_inputs(config, head, given)
     if head == "question-answering-beam":  # left alone, PyTorch finds answers in the padding
         given |= {"p_mask": 1 - mask, "cls_index": integers("cls_index", full[:1], 0, L)}
     return given
+
+
+def decoder_inputs(config: dict[str, Any], head: str | None, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What an encoder-decoder's decoder reads, where it is not the encoder's text again (each with one end, by which it is
+    classified)."""
+    ids, mask = given["input_ids"], given["attention_mask"]
+    if head in ("text-encoding", "token-classification"):
+        return {}
+    if head in ("sequence-classification", "question-answering"):
+        end = config["eos_token_id"]
+        ids = np.where(ids == end, end + 1, ids)
+        last = np.arange(ids.shape[1]) == mask.sum(1, keepdims=True) - 1
+        return {"input_ids": np.where(last, end, ids).astype(np.int32)}
+    low = max(config["pad_token_id"], config["eos_token_id"]) + 1
+    lengths = np.maximum(ids.shape[1] - np.arange(len(ids)) % ids.shape[1], 1)
+    return {
+        "decoder_input_ids": integers("decoder_input_ids", ids.shape, low, config["vocab_size"]),
+        "decoder_attention_mask": (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int32),
+    }
 
 
 def table_types(sizes: list[int], mask: np.ndarray) -> np.ndarray:
@@ -316,7 +376,9 @@ def labels(config: dict[str, Any], head: str | None, mask: np.ndarray) -> dict[s
             start, end = (np.minimum(integers(name, (B,), 0, L), mask.sum(-1) - 1) for name in ("start", "end"))
             start[-1] = end[-1] = L
             return {"start_positions": start, "end_positions": end}
-        case "masked-lm" | "causal-lm":  # of XLNet a word is predicted where it stands, of decoders one place before
+        case (
+            "masked-lm" | "causal-lm" | "seq2seq-lm"
+        ):  # of XLNet a word is predicted where it stands, of decoders one place before
             return {"labels": some("labels", config["vocab_size"])}
         case "next-sentence-prediction":
             return {"labels": integers("labels", (B,), 0, 2)}
@@ -343,10 +405,21 @@ def torch_model(architecture: str, config: dict[str, Any]) -> Any:
     model = getattr(transformers, architecture)._from_config(
         transformers.AutoConfig.for_model(**settings), attn_implementation="eager"
     )
+    if getattr(model, "lm_head", None) is not None and words_apart(config):
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+        model.all_tied_weights_keys.pop("lm_head.weight")
     with torch.no_grad():
         for name, parameter in parameters_of(model).items():
             parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape))))
     return model.eval()
+
+
+def words_apart(config: dict[str, Any]) -> bool:
+    """Whether T5's words and its output have two tables. PyTorch ties them in a new model, and unties them where a file holds
+    two, as every published one of this kind does."""
+    return config["model_type"] == "mt5" or (
+        config["model_type"] == "t5" and not config.get("tie_word_embeddings", True)
+    )
 
 
 def parameters_of(model: Any) -> dict[str, Any]:

@@ -8,11 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxformers.data import Batches
+from jaxformers.checkpoints import load
+from jaxformers.data import Batches, Table
 from jaxformers.errors import InputError
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.train import TrainingArguments, make_train_step
 from jaxformers.train.losses import default_loss
+from jaxformers.train.step import inputs_of
+from tests.families.table import T5
 from tests.train.conftest import make_examples
 
 MESHES = {
@@ -172,3 +175,21 @@ def test_rematerialisation_changes_no_loss(still):
 def test_a_head_without_a_loss_asks_for_one(tiny):
     with pytest.raises(InputError, match="no default loss"):
         default_loss(None, tiny.config)
+
+
+def test_an_encoder_decoder_learns_from_labels_alone():
+    """What its decoder reads is made of them; inputs and labels of unequal lengths; the loss falls."""
+    model = load({**T5.config, "num_layers": 1, "dropout_rate": 0.0}, "seq2seq-lm")
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(2, 9, draw.integers(2, 5)).tolist() for _ in range(8)]
+    table = Table({"input_ids": texts, "labels": [[*text[::-1], 9, 1] for text in texts]}, "texts backwards")
+    batch = Batches(table, batch_size=8, buckets={"input_ids": (8,), "labels": (6,)})[0]
+    expected = np.concatenate([np.zeros((8, 1)), np.maximum(batch["labels"][:, :-1], 0)], axis=1)
+    np.testing.assert_array_equal(inputs_of(model, batch)["decoder_input_ids"], expected)
+    args = TrainingArguments(max_steps=30, learning_rate=1e-2, label_smoothing_factor=0.1)
+    step = make_train_step(model, args, mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+    state, losses = step.init(), []
+    for _ in range(12):
+        state, metrics = step(state, step.put(batch))
+        losses.append(float(metrics["loss_sum"] / metrics["loss_count"]))
+    assert losses[-1] < losses[0] / 2
