@@ -18,6 +18,8 @@ MODULES = {
     "distilbert": "jaxformers.families.distilbert",
     "electra": "jaxformers.families.electra",
     "gemma": "jaxformers.families.gemma",
+    "gemma2": "jaxformers.families.gemma2",
+    "gemma3_text": "jaxformers.families.gemma3",
     "gpt2": "jaxformers.families.gpt2",
     "llama": "jaxformers.families.llama",
     "mistral": "jaxformers.families.mistral",

@@ -359,7 +359,37 @@ GEMMA = Row(
         "untied": (("causal-lm",), {"tie_word_embeddings": False}),
     },
 )
-DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA)
+GEMMA2 = Row(
+    family="gemma2",
+    config=make_goldens.GEMMA2,
+    whole="causal-lm",
+    longest=None,
+    only=(None, "causal-lm"),
+    variants={
+        "all heads": (("sequence-classification", "token-classification"), {}),
+        "no caps": (("causal-lm",), {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+        "kinds by name": ((None,), {"layer_types": ["full_attention", "sliding_attention"]}),
+        "relu": ((None,), {"hidden_activation": "relu", "hidden_act": "gelu"}),
+    },
+)
+GEMMA3 = Row(
+    family="gemma3_text",
+    config=make_goldens.GEMMA3,
+    whole="causal-lm",
+    longest=None,
+    only=(None, "causal-lm"),
+    variants={
+        "classes, of 1 layer": (("sequence-classification",), {"num_hidden_layers": 1}),
+        "a cap": (("causal-lm",), {"final_logit_softcapping": 2.0}),
+        "keys of older files": (
+            (None,),
+            {"rope_parameters": None, "rope_theta": 500.0, "rope_local_base_freq": 50.0,
+             "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        ),
+        "kinds by name": ((None,), {"layer_types": ["full_attention", "sliding_attention"]}),
+    },
+)  # fmt: skip
+DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3)
 ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS, *DECODERS)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.

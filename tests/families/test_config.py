@@ -19,6 +19,8 @@ from tests.families.table import (
     DEBERTA,
     DISTILBERT,
     ELECTRA,
+    GEMMA2,
+    GEMMA3,
     GPT2,
     LLAMA,
     MISTRAL,
@@ -178,6 +180,23 @@ ROPE = {"rope_type": "default", "rope_theta": 5.0}
         (LLAMA, {"sliding_window": 4}, ["unknown key 'sliding_window' = 4"]),
         (MISTRAL, {"sliding_window": -1}, ["sliding_window must not be negative"]),
         (QWEN2, {"layer_types": ["full_attention"]}, ["layer_types must say", "each of 2 layers"]),
+        (GEMMA2, {"sliding_window": None}, ["layer_types name 'sliding_attention'", "needs a sliding_window"]),
+        (GEMMA2, {"attn_logit_softcapping": -1.0}, ["attn_logit_softcapping must not be negative"]),
+        (GEMMA2, {"use_bidirectional_attention": True}, ["use_bidirectional_attention=True (looking ahead)"]),
+        (GEMMA3, {"attn_logit_softcapping": 5.0}, ["unknown key 'attn_logit_softcapping' = 5.0"]),
+        (GEMMA3, {"sliding_window_pattern": 0}, ["sliding_window_pattern must be above 0"]),
+        (GEMMA3, {"rope_parameters": [1]}, ["rope_parameters must hold an object a kind of layer"]),
+        (GEMMA3, {"rope_parameters": {"full_attention": ROPE, "other": ROPE}}, ["only plain rotations of near tokens"]),
+        (
+            GEMMA3,
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            ["only plain rotations of near tokens"],
+        ),
+        (
+            GEMMA3,
+            {"rope_parameters": {"sliding_attention": ROPE}, "rope_local_base_freq": 6.0},
+            ["rope_local_base_freq=6.0 and rope_parameters (5.0) differ"],
+        ),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else name_of(value) or "",
 )
@@ -206,6 +225,19 @@ def test_rotations_of_llama_are_read_from_older_and_newer_files():
     assert written["rope_parameters"] == new["rope_parameters"]
     assert "rope_scaling" not in written
     assert read(written, "") == old
+
+
+def test_rotations_of_gemma_3_are_read_from_older_and_newer_files():
+    family = family_for("gemma3_text")
+    raw = {key: value for key, value in GEMMA3.config.items() if key != "rope_parameters"}
+    long = {"rope_type": "linear", "factor": 8.0}
+    old = {"rope_theta": 5.0, "rope_local_base_freq": 7.0, "rope_scaling": long}
+    near = {"rope_type": "default", "rope_theta": 7.0}
+    new = {"rope_parameters": {"full_attention": {"rope_theta": 5.0, **long}, "sliding_attention": near}}
+    read = family.config_from_hf(raw | old, "")
+    assert read == family.config_from_hf(raw | new, "")
+    assert (read.rope_theta, read.rope_type, read.rope_factor, read.rope_local_base_freq) == (5.0, "linear", 8.0, 7.0)
+    assert family.config_to_hf(read, "Some")["rope_parameters"] == new["rope_parameters"]
 
 
 def test_no_window_is_null():

@@ -35,6 +35,8 @@ from tests.families.table import (
     DISTILBERT,
     ELECTRA,
     GEMMA,
+    GEMMA2,
+    GEMMA3,
     GPT2,
     HEADS,
     LLAMA,
@@ -329,6 +331,12 @@ def test_a_planted_fault_is_seen(fault, right, monkeypatch):
             assert_same({part: wrong[part]}, {part: expected[part]})
 
 
+def norms_swapped(model: Model, patch: pytest.MonkeyPatch) -> Model:
+    layers = model.params["layers"]
+    other = layers | {"attention_after": layers["output_norm"], "output_norm": layers["attention_after"]}
+    return dataclasses.replace(model, params=model.params | {"layers": other})
+
+
 def every_step(length: int, *args: Any) -> np.ndarray:
     return np.arange(length)[:, None] - np.arange(length)[None]
 
@@ -426,6 +434,11 @@ OF_FAMILIES = {
             ),
         ),
     ),
+    "gemma2: no cap": (GEMMA2, with_config(attn_logit_softcapping=0.0)),
+    "gemma2: scaled by the size of heads": (GEMMA2, with_config(query_pre_attn_scalar=8)),
+    "gemma2: a norm before for one after": (GEMMA2, norms_swapped),
+    "gemma3: one kind of rotations": (GEMMA3, with_config(rope_local_base_freq=1000.0)),
+    "gemma3: kinds in the other order": (GEMMA3, with_config(layer_types=("full_attention", "sliding_attention"))),
     "modernbert: input and gate": (
         MODERNBERT,
         patched(modernbert, "project", lambda *args, right=modernbert.project: right(*args)[::-1]),

@@ -107,6 +107,18 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
         },
         2_506_172_416,
     ),
+    "gemma-2-2b": ({"model_type": "gemma2"}, 2_614_341_888),
+    "gemma-3-1b": (
+        {
+            "model_type": "gemma3_text",
+            "vocab_size": 262144,
+            "hidden_size": 1152,
+            "intermediate_size": 6912,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+        },
+        999_885_952,
+    ),
 }
 TRACED = ("bert-large-uncased", "albert-xxlarge-v2", "ModernBERT-base", "deberta-v2-xlarge")  # one a lineage
 

@@ -142,6 +142,19 @@ GEMMA = {  # narrow, for its norms count from 1, which makes large numbers of we
     "head_dim": 8,
     "intermediate_size": 16,
 }
+GEMMA2 = {**GEMMA, "model_type": "gemma2", "sliding_window": 5, "query_pre_attn_scalar": 5, "attn_logit_softcapping": 3.0,
+          "final_logit_softcapping": 2.0}  # fmt: skip
+GEMMA3 = {
+    **GEMMA,
+    "model_type": "gemma3_text",
+    "sliding_window": 5,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 5,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+}
 # One config a family is what its row in tests/families/table.py is about; what varies it stands there.
 TINIES = {
     "DistilBert": DISTILBERT,
@@ -152,7 +165,12 @@ TINIES = {
     "ModernBert": MODERNBERT,
 }
 DECODERS = {"GPT2": GPT2, "Llama": LLAMA, "Mistral": MISTRAL, "Qwen2": QWEN2, "Qwen3": QWEN3, "Gemma": GEMMA}
-LOOK_BACK = [config["model_type"] for config in DECODERS.values()]
+# model_type -> config and classes of decoders that share a lineage with one of these: for them two heads are enough
+KIN = {
+    "gemma2": (GEMMA2, "Gemma2Model", "Gemma2ForCausalLM"),
+    "gemma3_text": (GEMMA3, "Gemma3TextModel", "Gemma3ForCausalLM"),
+}
+LOOK_BACK = [*(config["model_type"] for config in DECODERS.values()), *KIN]
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 
@@ -217,6 +235,8 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
     "tapas-classify": ("TapasForSequenceClassification", "sequence-classification", {**TAPAS, "id2label": LABELS}),
     "tapas-cells": ("TapasForQuestionAnswering", "table-question-answering", TAPAS),
     **{case: what for name, config in DECODERS.items() for case, what in every_head_of_decoders(name, config).items()},
+    **{family: (trunk, None, config) for family, (config, trunk, _) in KIN.items()},
+    **{f"{family}-words": (words, "causal-lm", config) for family, (config, _, words) in KIN.items()},
 }
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
           "logits_aggregation", "logits")  # fmt: skip
