@@ -389,7 +389,51 @@ GEMMA3 = Row(
         "kinds by name": ((None,), {"layer_types": ["full_attention", "sliding_attention"]}),
     },
 )  # fmt: skip
-DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3)
+GPT_NEOX = Row(
+    family="gpt_neox",
+    config=make_goldens.GPT_NEOX,
+    whole="causal-lm",
+    longest=None,
+    only=(None, "causal-lm"),
+    variants={
+        "all heads": ((*CLASSIFY, "question-answering"), {}),
+        "one sum after the other": ((None,), {"use_parallel_residual": False}),
+        "no biases": ((None,), {"attention_bias": False}),
+        "whole heads turn": (("causal-lm",), {"rotary_pct": 1.0, "rotary_emb_base": 100.0}),
+        "keys of newer files": (
+            (None,),
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.25},
+             "rotary_pct": 0.25},
+        ),
+        "relu": ((None,), {"hidden_act": "relu", "layer_norm_eps": 1e-2}),
+        "tied": (("causal-lm",), {"tie_word_embeddings": True}),
+    },
+)  # fmt: skip
+OPENAI_GPT = Row(
+    family="openai-gpt",
+    config=make_goldens.OPENAI_GPT,
+    whole="causal-lm",
+    only=(None, "causal-lm"),
+    variants={
+        "classes": (("sequence-classification",), {}),
+        "2 heads": ((None,), {"n_head": 2}),
+        "relu": ((None,), {"afn": "relu", "layer_norm_epsilon": 1e-2}),
+        "untied": (("causal-lm",), {"tie_word_embeddings": False}),
+    },
+)
+CTRL = Row(
+    family="ctrl",
+    config=make_goldens.CTRL,
+    whole="causal-lm",
+    only=(None, "causal-lm"),
+    variants={
+        "classes": (("sequence-classification",), {}),
+        "2 heads": ((None,), {"n_head": 2}),
+        "epsilon of the last norm": ((None,), {"layer_norm_epsilon": 1e-2}),
+        "untied": (("causal-lm",), {"tie_word_embeddings": False}),
+    },
+)
+DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPENAI_GPT, CTRL)
 ROWS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, ALBERT, DEBERTA, MODERNBERT, XLM, XLNET, TAPAS, *DECODERS)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.

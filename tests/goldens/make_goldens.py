@@ -155,6 +155,16 @@ GEMMA3 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
     },
 }
+GPT_NEOX = {
+    "model_type": "gpt_neox",
+    **TINY,
+    "rotary_pct": 0.5,
+    **WRITES,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+}
+OPENAI_GPT = {key: value for key, value in GPT2.items() if key != "n_inner"} | {"model_type": "openai-gpt"}
+CTRL = {**OPENAI_GPT, "model_type": "ctrl", "dff": 48}
 # One config a family is what its row in tests/families/table.py is about; what varies it stands there.
 TINIES = {
     "DistilBert": DISTILBERT,
@@ -165,10 +175,13 @@ TINIES = {
     "ModernBert": MODERNBERT,
 }
 DECODERS = {"GPT2": GPT2, "Llama": LLAMA, "Mistral": MISTRAL, "Qwen2": QWEN2, "Qwen3": QWEN3, "Gemma": GEMMA}
-# model_type -> config and classes of decoders that share a lineage with one of these: for them two heads are enough
+# model_type -> config and classes of further decoders: their heads are these decoders' own, so two of each are enough
 KIN = {
     "gemma2": (GEMMA2, "Gemma2Model", "Gemma2ForCausalLM"),
     "gemma3_text": (GEMMA3, "Gemma3TextModel", "Gemma3ForCausalLM"),
+    "gpt_neox": (GPT_NEOX, "GPTNeoXModel", "GPTNeoXForCausalLM"),
+    "openai-gpt": (OPENAI_GPT, "OpenAIGPTModel", "OpenAIGPTLMHeadModel"),
+    "ctrl": (CTRL, "CTRLModel", "CTRLLMHeadModel"),
 }
 LOOK_BACK = [*(config["model_type"] for config in DECODERS.values()), *KIN]
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
