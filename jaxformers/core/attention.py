@@ -65,6 +65,7 @@ def attend(
     *,
     bias: jax.Array | None = None,
     scale: float | None = None,
+    cap: float | None = None,
     dropout_rate: float = 0.0,
     rng: jax.Array | None = None,
     maps: bool = False,
@@ -79,16 +80,19 @@ def attend(
       mask: booleans that broadcast to [B, H, L, S], True where a query may look; None lets it look everywhere.
       bias: added to the scaled logits, of a shape that broadcasts to [B, H, L, S]; None adds nothing.
       scale: multiplies the logits; 1/√K by default.
+      cap: what the scaled logits come near and never pass, by a tanh (Bello et al. 2016); None lets them be.
       dropout_rate: share of attention weights dropped when `rng` is given.
       rng: key for dropout; None means none.
       maps: also return the attention weights.
-      kernel: `"xla"` or `"cudnn"`; None picks for the device.
+      kernel: `"xla"` or `"cudnn"`; None picks for the device. No fused one caps: with `cap` it is `"xla"`.
 
     Returns:
       The attended values [B, L, H, K], and the weights after dropout [B, H, L, S] if `maps` asks for them, else None.
     """
     scale = q_BLHK.shape[-1] ** -0.5 if scale is None else scale
     dropping = rng is not None and dropout_rate > 0
+    if cap is not None:
+        kernel = "xla"
     if kernel is None:
         kernel = pick_kernel(jax.default_backend(), q_BLHK.dtype, q_BLHK.shape[-1], dropout=dropping, maps=maps)
     if kernel == "cudnn":
@@ -103,6 +107,8 @@ def attend(
         q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
         logits_BHLS = jnp.einsum("BLGRK,BSGK->BGRLS", q_BLGRK, k_BSGK).reshape(B, H, L, S)
     logits_BHLS = logits_BHLS.astype(jnp.float32)
+    if cap is not None:
+        logits_BHLS = cap * jnp.tanh(logits_BHLS / cap)
     if bias is not None:
         logits_BHLS = logits_BHLS + bias.astype(jnp.float32)
     if mask is not None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxformers.families.llama import LlamaConfig, family
+from jaxformers.families.llama import HEADS, LlamaConfig, family
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class GemmaConfig(LlamaConfig):
         super().__post_init__()
 
 
+HEADS = {head: forward for head, forward in HEADS.items() if head != "question-answering"}
 FAMILY = family(
-    "gemma", "Gemma", GemmaConfig, "mlp_bias", "sliding_window", "max_window_layers", "layer_types", spans=None
+    "gemma", "Gemma", GemmaConfig, "mlp_bias", "sliding_window", "max_window_layers", "layer_types", heads=HEADS
 )

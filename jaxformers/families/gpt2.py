@@ -17,38 +17,26 @@ from jaxformers.core.transformer import heads_out
 from jaxformers.families import text_decoder
 from jaxformers.families.config import keys_of, read_config, write_config
 from jaxformers.families.model import Family, class_names
-from jaxformers.families.text_decoder import FIXED, FULL, INPUTS, View, look_back
-from jaxformers.families.text_encoder import Text, TextConfig
+from jaxformers.families.text_decoder import FIXED, INPUTS, DecoderConfig, View, look_back
+from jaxformers.families.text_encoder import Text
 from jaxformers.parallel.mesh import shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GPT2Config(TextConfig):
+class GPT2Config(DecoderConfig):
     """GPT-2's numbers; the defaults are those of gpt2 (small)."""
 
     vocab_size: int = 50257
     intermediate_size: int | None = None  # type: ignore[assignment]  # filled in: four times the width
     hidden_act: str = "gelu_new"
-    hidden_dropout_prob: float = 0.1
-    embedding_dropout: float = 0.1
     max_position_embeddings: int = 1024
-    layer_norm_eps: float = 1e-5
-    pad_token_id: int | None = None  # type: ignore[assignment]
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
-
-    LOOKS_BACK = True
-    sliding_window = None
 
     def __post_init__(self) -> None:
         if self.intermediate_size is None:
             object.__setattr__(self, "intermediate_size", 4 * self.hidden_size)
         super().__post_init__()
-
-    @property
-    def layer_types(self) -> tuple[str, ...]:
-        """Every layer looks at everything before it."""
-        return (FULL,) * self.num_hidden_layers
 
 
 KEYS = keys_of(
@@ -76,10 +64,9 @@ config_from_hf = partial(read_config, GPT2Config, KEYS, FIXED, IGNORED)
 config_to_hf = partial(write_config, KEYS, "gpt2")
 
 
-def declare(config: GPT2Config, head: str | None = None) -> Tree:
-    """Every parameter of GPT-2 with `head`: shape, axes, initialiser, checkpoint name and layout."""
+def declare_block(config: Any) -> Tree:
+    """The parameters of one block, whatever the order of its norms."""
     D, H, F, N = config.hidden_size, config.num_attention_heads, config.intermediate_size, config.num_hidden_layers
-    assert F is not None
     K, init = D // H, normal(config.initializer_range)
     deep = normal(config.initializer_range / (2 * N) ** 0.5)  # of what is added to the residual stream
     at = "transformer.h.{}."
@@ -89,7 +76,7 @@ def declare(config: GPT2Config, head: str | None = None) -> Tree:
         return {"kernel": Param((inputs, outputs), axes, init, f"{at}{name}.weight"), "bias": bias}
 
     qkv, out = at + "attn.c_attn", at + "attn.c_proj"
-    block: Tree = {
+    return {
         "attention": {
             "qkv": {
                 "kernel": Param((D, 3, H, K), ("embed", "parts", "heads", "head_size"), init, f"{qkv}.weight",
@@ -107,18 +94,25 @@ def declare(config: GPT2Config, head: str | None = None) -> Tree:
         "down": project(F, D, "mlp.c_proj", deep, ("mlp", "embed")),
         "output_norm": declare_norm(D, at + "ln_2"),
     }  # fmt: skip
+
+
+def declare(config: GPT2Config, head: str | None = None) -> Tree:
+    """Every parameter of GPT-2 with `head`: shape, axes, initialiser, checkpoint name and layout."""
+    D, init = config.hidden_size, normal(config.initializer_range)
     return {
         "embeddings": {
             "word": Param((config.vocab_size, D), ("vocab", "table"), init, "transformer.wte.weight"),
-            "position": Param((config.max_position_embeddings, D), ("positions", "table"), init, "transformer.wpe.weight"),
+            "position": Param(
+                (config.max_position_embeddings, D), ("positions", "table"), init, "transformer.wpe.weight"
+            ),
         },
-        "layers": stacked(N, block),
+        "layers": stacked(config.num_hidden_layers, declare_block(config)),
         "final_norm": declare_norm(D, "transformer.ln_f"),
         **text_decoder.declare_heads(config, head, init, "classifier"),
-    }  # fmt: skip
+    }
 
 
-def embed(params: Tree, text: Text, config: GPT2Config, rng: jax.Array | None) -> jax.Array:
+def embed(params: Tree, text: Text, config: Any, rng: jax.Array | None) -> jax.Array:
     """Words, positions, and token types (words too), summed: [B, L, D]."""
     x_BLD = params["word"][text.input_ids] if text.inputs_embeds is None else text.inputs_embeds
     if text.token_type_ids is not None:
@@ -127,15 +121,14 @@ def embed(params: Tree, text: Text, config: GPT2Config, rng: jax.Array | None) -
     return dropout(shard(x_BLD, "batch", "length", "embed"), config.embedding_dropout, rng)
 
 
-def block(
-    layer: Tree, carried: Any, *, view: View, config: GPT2Config, rng: Any, maps: bool, kernel: str | None
+def attention(
+    layer: Tree, y_BLD: jax.Array, cache: Any, *, view: View, config: Any, rng: Any, maps: bool, kernel: str | None
 ) -> Any:
-    """One pre-norm block: x + attention(norm(x)), x + feed-forward(norm(x))."""
-    x_BLD, cache = carried
-    rng_maps, rng_attention, rng_output = split_rng(rng, 3)
+    """What a block adds for the tokens before: [B, L, D], the weights (if asked for), and the cache."""
+    rng_maps, rng_out = split_rng(rng, 2)
     scale = (config.hidden_size // config.num_attention_heads) ** -0.5 if config.scale_attn_weights else 1.0
     with jax.named_scope("attention"):
-        qkv, y_BLD = layer["attention"]["qkv"], layer_norm(layer["attention_norm"], x_BLD, config.layer_norm_eps)
+        qkv = layer["attention"]["qkv"]
         # The three come out side by side: to put them first in the product would turn the weights around with every call.
         y_BLCHK = jnp.einsum("BLD,DCHK->BLCHK", y_BLD, qkv["kernel"])
         y_BLCHK = y_BLCHK + jnp.broadcast_to(qkv["bias"], y_BLCHK.shape)
@@ -146,12 +139,26 @@ def block(
             q_BLHK, k_BLHK, v_BLHK, cache, layer, view, scale=scale, dropout_rate=config.attention_probs_dropout_prob,
             rng=rng_maps, maps=maps, kernel=kernel,
         )  # fmt: skip
-        a_BLD = heads_out(layer["attention"]["out"], a_BLHK)
-        x_BLD = x_BLD + dropout(a_BLD, config.hidden_dropout_prob, rng_attention)
+        a_BLD = dropout(heads_out(layer["attention"]["out"], a_BLHK), config.hidden_dropout_prob, rng_out)
+    return a_BLD, weights_BHLS, cache
+
+
+def feed_forward(layer: Tree, y_BLD: jax.Array, config: Any, rng: Any) -> jax.Array:
+    """What a block adds for each token alone: [B, L, D]."""
     with jax.named_scope("feed_forward"):
-        y_BLD = layer_norm(layer["output_norm"], x_BLD, config.layer_norm_eps)
         h_BLF = shard(ACTIVATIONS[config.hidden_act](linear(layer["up"], y_BLD)), "batch", "length", "mlp")
-        x_BLD = x_BLD + dropout(linear(layer["down"], h_BLF), config.hidden_dropout_prob, rng_output)
+        return dropout(linear(layer["down"], h_BLF), config.hidden_dropout_prob, rng)
+
+
+def block(layer: Tree, carried: Any, *, config: GPT2Config, rng: Any, **options: Any) -> Any:
+    """One pre-norm block: x + attention(norm(x)), x + feed-forward(norm(x))."""
+    x_BLD, cache = carried
+    rng_attention, rng_output = split_rng(rng, 2)
+    y_BLD = layer_norm(layer["attention_norm"], x_BLD, config.layer_norm_eps)
+    a_BLD, weights_BHLS, cache = attention(layer, y_BLD, cache, config=config, rng=rng_attention, **options)
+    x_BLD = x_BLD + a_BLD
+    y_BLD = layer_norm(layer["output_norm"], x_BLD, config.layer_norm_eps)
+    x_BLD = x_BLD + feed_forward(layer, y_BLD, config, rng_output)
     return (shard(x_BLD, "batch", "length", "embed"), cache), weights_BHLS
 
 

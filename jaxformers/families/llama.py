@@ -1,7 +1,7 @@
 """Llama (Touvron et al. 2023, Grattafiori et al. 2024) and its line: pre-norm decoders with rotary positions, a gate in their
 feed-forward layers, and fewer heads for keys than for queries.
 
-Mistral, Qwen2, Qwen3 and Gemma are this model with other numbers: each is a config of its own, over what stands here.
+Mistral, Qwen2, Qwen3 and Gemma 1 to 3 are this model with other numbers: each is a config of its own, over what stands here.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxformers.core.transformer import heads_in, heads_out
 from jaxformers.errors import ConfigError, InputError
 from jaxformers.families import text_decoder
 from jaxformers.families.config import keys_of, read_config, shown, write_config
-from jaxformers.families.model import Family, class_names
+from jaxformers.families.model import Family, Forward, class_names
 from jaxformers.families.text_decoder import FIXED, FULL, INPUTS, SLIDING, View, look_back
 from jaxformers.families.text_encoder import Text, TextConfig
 from jaxformers.parallel.mesh import shard
@@ -78,6 +78,11 @@ class LlamaConfig(TextConfig):
     HEAD_NORMS = False  # whether the queries and keys of each head are normalised
     SCALED_WORDS = False  # whether embeddings are multiplied by the square root of their width
     NORM_OFFSET = 0.0  # what a norm's scale is counted from
+    NORMS_AFTER = False  # whether attention and feed-forward layer have a norm after them too
+    # What only some families' files say; 0 means that there is nothing of the kind.
+    query_pre_attn_scalar = 0  # logits of attention are divided by its square root; else by that of the head's size
+    attn_logit_softcapping = 0.0  # what these logits never pass
+    rope_local_base_freq = 0.0  # the base of rotations in layers that see near tokens, where it is another
 
     def __post_init__(self) -> None:
         fill = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -107,31 +112,38 @@ class LlamaConfig(TextConfig):
             raise ConfigError(f"unknown rope_type {self.rope_type!r}; known: {', '.join(ROPE)}")
         if min(self.rope_theta, self.rope_factor, self.rope_length) <= 0 or self.rope_high <= self.rope_low:
             raise ConfigError("rope_parameters must be positive, and high_freq_factor above low_freq_factor")
-        if self.sliding_window < 0:
-            raise ConfigError(f"sliding_window must not be negative, found {self.sliding_window}")
+        for name in ("sliding_window", "query_pre_attn_scalar", "attn_logit_softcapping", "rope_local_base_freq"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
         if len(self.layer_types) != self.num_hidden_layers or not {*self.layer_types} <= {FULL, SLIDING}:
             raise ConfigError(
                 f"layer_types must say {FULL!r} or {SLIDING!r} for each of {self.num_hidden_layers} layers, "
                 f"found {shown(self.layer_types)}"
             )
+        if SLIDING in self.layer_types and not self.sliding_window:
+            raise ConfigError(f"layer_types name {SLIDING!r}, which needs a sliding_window, found none")
 
 
 _WINDOWS = ("sliding_window", "max_window_layers", "layer_types")
 IGNORED = {
     "pretraining_tp": "how it was trained",
     "rope_interleaved": "false in every checkpoint there is",
+    "cache_implementation": "how it is run",
+    "hidden_act": "left over in Gemma 2's files, which say hidden_activation",
 }
-
+_FIXED = FIXED | {
+    "hidden_activation": ("gelu_pytorch_tanh", "another activation than the first Gemma's"),
+    "use_bidirectional_attention": (False, "looking ahead"),
+}
+_OFF = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")  # 0 here is null in a file
 
 _SCALING = ("rope_type", "rope_factor", "rope_low", "rope_high", "rope_length")  # parts of one key
 
 
-def keys(cls: type[LlamaConfig], *without: str) -> dict[str, str]:
-    """transformers' keys of a family of this line, but for those it does not have."""
-    without = (*without, *_SCALING)
-    return keys_of(
-        cls, without=without, layer_norm_eps="rms_norm_eps", attention_probs_dropout_prob="attention_dropout"
-    )
+def keys(cls: type[LlamaConfig], *without: str, **theirs: str) -> dict[str, str]:
+    """transformers' keys of a family of this line, but for those it does not have; `theirs` are names that only it has."""
+    theirs |= {"layer_norm_eps": "rms_norm_eps", "attention_probs_dropout_prob": "attention_dropout"}
+    return keys_of(cls, without=(*without, *_SCALING), **theirs)
 
 
 def read(cls: type[LlamaConfig], names: Mapping[str, str], raw: Mapping[str, Any], source: str = "config.json") -> Any:
@@ -160,9 +172,8 @@ def read(cls: type[LlamaConfig], names: Mapping[str, str], raw: Mapping[str, Any
             raise ConfigError(f"{source}: {key} lacks {', '.join(lacking)}, which {kind!r} rotations need")
         if given:
             plain["rope_type"] = kind
-    if "sliding_window" in plain and plain["sliding_window"] is None:
-        plain["sliding_window"] = 0
-    return read_config(cls, {**names, **{field: field for field in _SCALING}}, FIXED, IGNORED, plain, source)
+    plain |= {key: 0 for key in _OFF if key in plain and plain[key] is None}
+    return read_config(cls, {**names, **{field: field for field in _SCALING}}, _FIXED, IGNORED, plain, source)
 
 
 def write(names: Mapping[str, str], model_type: str, config: LlamaConfig, architecture: str) -> dict[str, Any]:
@@ -171,9 +182,7 @@ def write(names: Mapping[str, str], model_type: str, config: LlamaConfig, archit
     raw.pop("rope_scaling", None)
     parts = {part: getattr(config, field) for part, field in ROPE[config.rope_type].items()}
     raw["rope_parameters"] = {"rope_type": config.rope_type, "rope_theta": config.rope_theta, **parts}
-    if "sliding_window" in raw:
-        raw["sliding_window"] = config.sliding_window or None
-    return raw
+    return raw | {key: raw[key] or None for key in _OFF if key in raw}
 
 
 # -- what it owns ------------------------------------------------------------------------------------------------------
@@ -220,6 +229,10 @@ def declare(config: LlamaConfig, head: str | None = None) -> Tree:
         "down": declare_linear(F, D, at + "mlp.down_proj", init, ("mlp", "embed"), config.mlp_bias),
         "output_norm": scale(D, at + "post_attention_layernorm"),
     }
+    if config.NORMS_AFTER:
+        block["attention_after"] = block["output_norm"]
+        block["output_norm"] = scale(D, at + "pre_feedforward_layernorm")
+        block["output_after"] = scale(D, at + "post_feedforward_layernorm")
     return {
         "embeddings": {"word": Param((config.vocab_size, D), ("vocab", "table"), init, "model.embed_tokens.weight")},
         "layers": stacked(config.num_hidden_layers, block),
@@ -241,8 +254,9 @@ def embed(params: Tree, text: Text, config: LlamaConfig, rng: jax.Array | None) 
     return shard(x_BLD, "batch", "length", "embed")
 
 
-def rotations(position_ids: jax.Array, config: LlamaConfig) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of every position's angles, by the config's kind of rotation."""
+def rotations(position_ids: jax.Array, config: LlamaConfig) -> Any:
+    """Cosine and sine of every position's angles, by the config's kind of rotation; and those of layers that see near tokens,
+    where they differ, else None."""
     K, theta, factor = config.head_dim, config.rope_theta, config.rope_factor
     assert K is not None
     rates_K: Any = positions.rotary_rates(K, theta)
@@ -255,14 +269,24 @@ def rotations(position_ids: jax.Array, config: LlamaConfig) -> tuple[jax.Array, 
             length = position_ids.max() + 1
             base = positions.dynamic_base(theta, K, factor, length, config.max_position_embeddings)
             rates_K = positions.rotary_rates(K, base)
-    return positions.angles(position_ids, rates_K)
+    local = config.rope_local_base_freq
+    return positions.angles(position_ids, rates_K), positions.rotary_angles(position_ids, K, local) if local else None
+
+
+def rotation_of(layer: Tree, turn: Any) -> tuple[jax.Array, jax.Array]:
+    """One layer's own of `rotations`."""
+    all_, near = turn
+    return all_ if near is None else jax.tree.map(partial(jnp.where, layer["sliding"]), near, all_)
 
 
 def block(
     layer: Tree, carried: Any, *, view: View, config: LlamaConfig, rng: Any, maps: bool, kernel: str | None
 ) -> Any:
-    """One pre-norm block: x + attention(norm(x)), x + down(activation(gate(norm(x))) · up(norm(x)))."""
+    """One pre-norm block: x + attention(norm(x)), x + down(activation(gate(norm(x))) · up(norm(x))); with `NORMS_AFTER` the right
+    sides of both sums are normalised."""
     x_BLD, cache = carried
+    turn, scalar = rotation_of(layer, view.turn), config.query_pre_attn_scalar or config.head_dim
+    assert scalar is not None
     attention, normed = layer["attention"], partial(rms_norm, epsilon=config.layer_norm_eps, offset=config.NORM_OFFSET)
     with jax.named_scope("attention"):
         y_BLD = normed(layer["attention_norm"], x_BLD)
@@ -270,14 +294,17 @@ def block(
         if config.HEAD_NORMS:
             q_BLHK, k_BLGK = normed(attention["query_norm"], q_BLHK), normed(attention["key_norm"], k_BLGK)
         a_BLHK, weights_BHLS, cache = look_back(
-            positions.rotate(q_BLHK, *view.turn), positions.rotate(k_BLGK, *view.turn), v_BLGK, cache, layer, view,
+            positions.rotate(q_BLHK, *turn), positions.rotate(k_BLGK, *turn), v_BLGK, cache, layer, view,
+            scale=scalar**-0.5, cap=config.attn_logit_softcapping or None,
             dropout_rate=config.attention_probs_dropout_prob, rng=split_rng(rng, 1)[0], maps=maps, kernel=kernel,
         )  # fmt: skip
-        x_BLD = x_BLD + heads_out(attention["out"], a_BLHK)
+        a_BLD = heads_out(attention["out"], a_BLHK)
+        x_BLD = x_BLD + (normed(layer["attention_after"], a_BLD) if config.NORMS_AFTER else a_BLD)
     with jax.named_scope("feed_forward"):
         y_BLD = normed(layer["output_norm"], x_BLD)
         h_BLF = ACTIVATIONS[config.hidden_act](linear(layer["gate"], y_BLD)) * linear(layer["up"], y_BLD)
-        x_BLD = x_BLD + linear(layer["down"], shard(h_BLF, "batch", "length", "mlp"))
+        h_BLD = linear(layer["down"], shard(h_BLF, "batch", "length", "mlp"))
+        x_BLD = x_BLD + (normed(layer["output_after"], h_BLD) if config.NORMS_AFTER else h_BLD)
     return (shard(x_BLD, "batch", "length", "embed"), cache), weights_BHLS
 
 
@@ -290,7 +317,15 @@ decode = partial(text_decoder.decode, embed=embed, block=block, norm=norm, turn=
 HEADS = text_decoder.heads_over(decode)
 
 
-def family(name: str, their_name: str, cls: type[LlamaConfig], *without: str, spans: str | None = "model.") -> Family:
+def family(
+    name: str,
+    their_name: str,
+    cls: type[LlamaConfig],
+    *without: str,
+    spans: str = "model.",
+    heads: Mapping[str | None, Forward] = HEADS,
+    **theirs: str,
+) -> Family:
     """A family of this line.
 
     Args:
@@ -298,10 +333,11 @@ def family(name: str, their_name: str, cls: type[LlamaConfig], *without: str, sp
       their_name: what transformers' classes start with.
       cls: its config.
       *without: fields that its config.json does not have.
-      spans: what the trunk is called beneath question answering; None where transformers has no such head.
+      spans: what the trunk is called beneath question answering.
+      heads: those that transformers has.
+      **theirs: field -> its name in config.json, where it is neither ours nor the other families'.
     """
-    names = keys(cls, *without)
-    heads = {head: forward for head, forward in HEADS.items() if spans or head != "question-answering"}
+    names = keys(cls, *without, **theirs)
     return Family(
         name=name,
         config_class=cls,
@@ -312,7 +348,7 @@ def family(name: str, their_name: str, cls: type[LlamaConfig], *without: str, sp
         heads=heads,
         architectures=class_names(their_name, heads),
         prefix="model.",
-        prefixes={"question-answering": spans} if spans else {},
+        prefixes={"question-answering": spans},
         trunk=("embeddings", "layers", "final_norm"),
         inputs=INPUTS,
         cache=text_decoder.cache_for,

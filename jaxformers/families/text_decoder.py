@@ -23,13 +23,34 @@ from jaxformers.core.params import Initialiser, Param, Tree
 from jaxformers.core.transformer import Execution, stack
 from jaxformers.errors import InputError
 from jaxformers.families.model import Forward
-from jaxformers.families.text_encoder import Text
+from jaxformers.families.text_encoder import Text, TextConfig
 
 INPUTS = ("input_ids", "attention_mask", "position_ids", "inputs_embeds")
 FIXED = {
     "is_encoder_decoder": (False, "an encoder-decoder"),
     "add_cross_attention": (False, "cross-attention"),
 }
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig(TextConfig):
+    """The numbers of a decoder each of whose layers looks at everything before a token."""
+
+    hidden_dropout_prob: float = 0.1
+    embedding_dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int | None = None  # type: ignore[assignment]
+
+    LOOKS_BACK = True
+    sliding_window = None
+
+    @property
+    def layer_types(self) -> tuple[str, ...]:
+        """Every layer is of one kind."""
+        return (FULL,) * self.num_hidden_layers
+
 
 # -- what it owns ------------------------------------------------------------------------------------------------------
 
@@ -111,7 +132,7 @@ def decode(
     execution: Execution = Execution(),  # noqa: B008 (frozen)
     embed: Callable[[Tree, Text, Any, jax.Array | None], jax.Array],
     block: Callable[..., Any],
-    norm: Callable[[Tree, jax.Array, Any], jax.Array],
+    norm: Callable[[Tree, jax.Array, Any], jax.Array] | None = None,
     turn: Callable[[jax.Array, Any], Any] = lambda position_ids, config: None,
 ) -> Output:
     """A text decoder's hidden states.
@@ -131,7 +152,7 @@ def decode(
       execution: scan or loop, rematerialisation, kernel.
       embed: the family's embeddings: (params, text, config, rng) -> [B, L, D].
       block: the family's block, see the module's docstring.
-      norm: the norm after the last layer: (params, x, config) -> x.
+      norm: the norm after the last layer: (params, x, config) -> x; None where there is none.
       turn: what the layers need to know of positions: (position_ids, config) -> `View.turn`.
 
     Returns:
@@ -175,14 +196,12 @@ def decode(
         execution=execution,
     )
     x_BLD, cache = carried
-    x_BLD = norm(params["final_norm"], x_BLD, config)
+    x_BLD = x_BLD if norm is None else norm(params["final_norm"], x_BLD, config)
     if cache is not None:
         cache = dataclasses.replace(cache, length=cache.length + L)
     states = states if states is None else (*states[:-1], x_BLD)
     return Output(last_hidden_state=x_BLD, cache=cache, hidden_states=states, attentions=maps)
 
-
-FULL, SLIDING = "full_attention", "sliding_attention"
 
 # -- heads -------------------------------------------------------------------------------------------------------------
 

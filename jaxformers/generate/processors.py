@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxformers.generate import cuts
 from jaxformers.generate.config import GenerationConfig
 
 NEVER = -jnp.inf
@@ -175,12 +176,8 @@ def chain(knobs: Knobs, rules: Rules) -> Processor:
     parts += rules.own
     if rules.sample:
         if "temperature" in knobs:
-            parts.append(temperature(knobs))
-        if rules.top_k:
-            parts.append(top_k(max(rules.top_k, rules.keep)))
-        for name, cut in CUTS.items():
-            if name in knobs:
-                parts.append(cut(knobs[name], rules.keep))
+            parts.append(lambda logits_RV, written: logits_RV / knobs["temperature"])
+        parts.append(lambda logits_RV, written: cuts.cut(logits_RV, knobs, rules.top_k, rules.keep))
     if rules.normal:
         parts.append(lambda logits_RV, written: jax.nn.log_softmax(logits_RV))
 
@@ -369,90 +366,4 @@ BEFORE: dict[str, Callable[[Knobs], Processor]] = {
     "decay": decay,
     "suppress_tokens": suppress,
     "begin_suppress_tokens": begin_suppress,
-}
-
-# -- for a draw --------------------------------------------------------------------------------------------------------
-
-
-def temperature(knobs: Knobs) -> Processor:
-    """Divides the logits: below 1 the likely become likelier."""
-    return lambda logits_RV, written: logits_RV / knobs["temperature"]
-
-
-def top_k(count: int) -> Processor:
-    """The `count` likeliest tokens, and what is as likely as the last of them."""
-
-    def process(logits_RV: jax.Array, written: Written) -> jax.Array:
-        least_R1 = jax.lax.top_k(logits_RV, min(count, logits_RV.shape[1]))[0][:, -1:]
-        return jnp.where(logits_RV < least_R1, NEVER, logits_RV)
-
-    return process
-
-
-def _keep(logits_RV: jax.Array, kept_RV: jax.Array, least: int) -> jax.Array:
-    """The logits of what is kept, and of the `least` likeliest tokens in any case."""
-    floor_R1 = jax.lax.top_k(logits_RV, least)[0][:, -1:] if least > 1 else logits_RV.max(-1, keepdims=True)
-    return jnp.where(kept_RV | (logits_RV >= floor_R1), logits_RV, NEVER)
-
-
-def _by_order(logits_RV: jax.Array, key_RV: jax.Array, mass: jax.Array) -> jax.Array:
-    """[R, V]: the tokens of least key that have together a probability of `mass`: all up to the one that reaches it."""
-    sorted_RV, logits_RV = jax.lax.sort((key_RV, logits_RV), num_keys=1)
-    before_RV = jnp.cumsum(jax.nn.softmax(logits_RV), axis=-1)
-    last_R1 = (before_RV < mass).sum(-1, keepdims=True)
-    last_R1 = jnp.minimum(last_R1, key_RV.shape[1] - 1)
-    return key_RV <= jnp.take_along_axis(sorted_RV, last_R1, axis=-1)
-
-
-def top_p(mass: jax.Array, least: int) -> Processor:
-    """The likeliest tokens that have together a probability of `mass` (Holtzman et al. 2019)."""
-    return lambda logits_RV, written: _keep(logits_RV, _by_order(logits_RV, -logits_RV, mass), least)
-
-
-def min_p(share: jax.Array, least: int) -> Processor:
-    """The tokens at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
-
-    def process(logits_RV: jax.Array, written: Written) -> jax.Array:
-        p_RV = jax.nn.softmax(logits_RV)
-        return _keep(logits_RV, p_RV >= share * p_RV.max(-1, keepdims=True), least)
-
-    return process
-
-
-def _entropy(logits_RV: jax.Array) -> jax.Array:
-    log_RV = jax.nn.log_softmax(logits_RV)
-    return -jnp.where(jnp.isfinite(log_RV), jnp.exp(log_RV) * log_RV, 0.0).sum(-1, keepdims=True)
-
-
-def typical_p(mass: jax.Array, least: int) -> Processor:
-    """The tokens whose surprise is nearest to the expected, of a probability of `mass` together (Meister et al. 2022)."""
-
-    def process(logits_RV: jax.Array, written: Written) -> jax.Array:
-        odd_RV = jnp.abs(-jax.nn.log_softmax(logits_RV) - _entropy(logits_RV))
-        return jnp.where(_by_order(logits_RV, odd_RV, mass), logits_RV, NEVER)
-
-    return process
-
-
-def epsilon_cutoff(floor: jax.Array, least: int) -> Processor:
-    """The tokens of at least this probability (Hewitt et al. 2022)."""
-    return lambda logits_RV, written: _keep(logits_RV, jax.nn.softmax(logits_RV) >= floor, least)
-
-
-def eta_cutoff(floor: jax.Array, least: int) -> Processor:
-    """The same with a floor that sinks where the distribution is flat (Hewitt et al. 2022)."""
-
-    def process(logits_RV: jax.Array, written: Written) -> jax.Array:
-        eta_R1 = jnp.minimum(floor, jnp.sqrt(floor) * jnp.exp(-_entropy(logits_RV)))
-        return _keep(logits_RV, jax.nn.softmax(logits_RV) >= eta_R1, least)
-
-    return process
-
-
-CUTS: dict[str, Callable[[jax.Array, int], Processor]] = {
-    "top_p": top_p,
-    "min_p": min_p,
-    "typical_p": typical_p,
-    "epsilon_cutoff": epsilon_cutoff,
-    "eta_cutoff": eta_cutoff,
 }

@@ -2,7 +2,7 @@
 
 Every kind of vocabulary file is first turned into what a tokenizer.json would hold; options, special and added tokens
 are then applied to that one form. A new kind of file is one row of `_READERS`. What the parts of a tokenizer.json mean
-is `tokenizer_layouts` (with `tokenizer_sentencepiece` and `tokenizer_xlm`); calling a tokenizer is `text`; finding or
+is `tokenizer_layouts` (with `tokenizer_sentencepiece` and `tokenizer_merges`); calling a tokenizer is `text`; finding or
 fetching a folder is `jaxformers.checkpoints.files`.
 """
 
@@ -33,11 +33,12 @@ from jaxformers.preprocess.tokenizer_layouts import (
     class_of,
     clip_json,
     frame_json,
+    openai_gpt_json,
     options_of,
     wordpiece_json,
 )
+from jaxformers.preprocess.tokenizer_merges import ctrl_json, xlm_json
 from jaxformers.preprocess.tokenizer_sentencepiece import LAYOUTS_READ, sentencepiece_json
-from jaxformers.preprocess.tokenizer_xlm import xlm_json
 
 UNLIMITED = int(1e30)  # what transformers writes for "no maximum"; a file may hold it rounded through a float
 
@@ -203,18 +204,26 @@ def _read_byte_level(file: Path, layout: str, given: Mapping[str, Any]) -> Built
         raise InputError(f"{file} marks the ends of words: only tokenizer_class could say how texts become such words")
     layout = layout or ("roberta" if {"<s>", "</s>", "<mask>"} <= vocabulary.keys() else "gpt2")
     special, add_bos_token = _special(layout, given), bool(given.get("add_bos_token"))
-    frame = {"roberta": ("cls_token", "sep_token"), "clip": ("bos_token", "eos_token")}.get(layout)
+    frame = {
+        "roberta": ("cls_token", "sep_token"),
+        "clip": ("bos_token", "eos_token"),
+        "openai-gpt": ("unk_token",),
+    }.get(layout)
     for name in frame or ("bos_token",) * add_bos_token:
         if special[name] not in vocabulary:
-            raise InputError(f"{file} does not hold {special[name]} (the {name}), which frames every text")
-    if layout == "clip":
-        return Built(clip_json(vocabulary, merges, special))
+            raise InputError(f"{file} does not hold {special[name]} (the {name}), which every text may need")
+    if layout in ("clip", "openai-gpt"):
+        return Built((clip_json if layout == "clip" else openai_gpt_json)(vocabulary, merges, special))
     raw = byte_level_json(vocabulary, merges, special, layout=layout, add_bos_token=add_bos_token)
     return Built(raw, options={"add_bos_token": add_bos_token} if layout == "gpt2" else {})
 
 
 def _read_xlm(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
     return xlm_json(_json(file), _merges(file, counted=True), _special(layout, given), given, file)
+
+
+def _read_ctrl(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
+    return ctrl_json(_json(file), _merges(file), _special(layout, given), file)
 
 
 def _read_sentencepiece(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
@@ -229,10 +238,11 @@ class _Reader(NamedTuple):
 
 
 _READERS = (
-    _Reader(("tokenizer.json",), tuple(name for name in LAYOUTS if name != "xlm"), _read_tokenizer_json),
+    _Reader(("tokenizer.json",), tuple(name for name in LAYOUTS if name not in ("xlm", "ctrl")), _read_tokenizer_json),
     _Reader(("vocab.txt",), ("bert",), _read_wordpiece),
-    _Reader(("vocab.json", "merges.txt"), ("gpt2", "roberta", "clip"), _read_byte_level),
+    _Reader(("vocab.json", "merges.txt"), ("gpt2", "roberta", "clip", "openai-gpt"), _read_byte_level),
     _Reader(("vocab.json", "merges.txt"), ("xlm",), _read_xlm),
+    _Reader(("vocab.json", "merges.txt"), ("ctrl",), _read_ctrl),
     _Reader(("encoder.json", "vocab.bpe"), ("gpt2", "roberta"), _read_byte_level),
     *(
         _Reader((name,), LAYOUTS_READ, _read_sentencepiece)

@@ -2,7 +2,7 @@
 
 A layout is a normaliser, a splitter, a model and the special tokens that frame a text. A new class of tokenizer is one
 row of `CLASSES`; a new layout is one row of `LAYOUTS` and one function from a vocabulary to the dict. Those over
-SentencePiece vocabularies are in `tokenizer_sentencepiece`, XLM's in `tokenizer_xlm`.
+SentencePiece vocabularies are in `tokenizer_sentencepiece`, XLM's and CTRL's in `tokenizer_merges`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +32,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "cls_token": "<s>",
         "mask_token": "<mask>",
     },
+    "openai-gpt": {"unk_token": "<unk>"},
+    "ctrl": {"unk_token": "<unk>"},
     "clip": {"bos_token": "<|startoftext|>"} | dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
     "albert": {
         "bos_token": "[CLS]",
@@ -100,6 +102,9 @@ CLASSES = {
     # A question, or any other text; the table beside it is `tokenizer_tapas`'s.
     "TapasTokenizer": TokenizerClass("bert", TYPED_INPUTS, extra_special_tokens=("[EMPTY]",)),
     "GPT2Tokenizer": TokenizerClass("gpt2", PLAIN_INPUTS),
+    "GPTNeoXTokenizer": TokenizerClass("gpt2", PLAIN_INPUTS),
+    "OpenAIGPTTokenizer": TokenizerClass("openai-gpt", PLAIN_INPUTS),
+    "CTRLTokenizer": TokenizerClass("ctrl", PLAIN_INPUTS),
     "BartTokenizer": TokenizerClass("roberta", PLAIN_INPUTS),
     "LEDTokenizer": TokenizerClass("roberta", PLAIN_INPUTS),
     "LongformerTokenizer": TokenizerClass("roberta", PLAIN_INPUTS),
@@ -122,7 +127,10 @@ CLASS_OF_MODEL = {
     **dict.fromkeys(("roberta", "bart", "data2vec-text", "led", "longformer"), "RobertaTokenizer"),
     "albert": "AlbertTokenizer",
     "clip": "CLIPTokenizer",
+    "ctrl": "CTRLTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "openai-gpt": "OpenAIGPTTokenizer",
     "llama": "LlamaTokenizer",
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
     "tapas": "TapasTokenizer",
@@ -170,6 +178,14 @@ OPTIONS = {
     "trim_offsets": (("post_processor", "RobertaProcessing", "trim_offsets"),),
 }
 
+_BERT_NORMALIZER = {
+    "type": "BertNormalizer",
+    "clean_text": True,
+    "handle_chinese_chars": True,
+    "strip_accents": None,  # follows lowercase
+    "lowercase": True,
+}
+
 _Frame = list[tuple[str, int]]  # special tokens around the texts A and B, each with its token type
 
 
@@ -178,13 +194,7 @@ def wordpiece_json(vocabulary: Mapping[str, int], special: Mapping[str, str]) ->
     cls, sep = special["cls_token"], special["sep_token"]
     single = [(cls, 0), ("A", 0), (sep, 0)]
     return _template(single, [*single, ("B", 1), (sep, 1)], vocabulary) | {
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": None,  # follows lowercase
-            "lowercase": True,
-        },
+        "normalizer": dict(_BERT_NORMALIZER),
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
@@ -229,6 +239,28 @@ def byte_level_json(
             "unk_token": None,
             "continuing_subword_prefix": "",
             "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": dict(vocabulary),
+            "merges": merges,
+        },
+    }
+
+
+def openai_gpt_json(
+    vocabulary: Mapping[str, int], merges: list[list[str]], special: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns the tokenizer.json of OpenAI GPT's BPE: words as BERT (uncased) cuts them, the end of each marked."""
+    return {
+        "normalizer": dict(_BERT_NORMALIZER),
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "BPEDecoder", "suffix": "</w>"},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": special["unk_token"],
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>",
             "fuse_unk": False,
             "byte_fallback": False,
             "vocab": dict(vocabulary),

@@ -27,7 +27,7 @@ from jaxformers.checkpoints.mapping import expected, file_shape, from_file, to_f
 from jaxformers.core.params import leaves, shardings
 from jaxformers.errors import CheckpointError, ConfigError, InputError
 from jaxformers.parallel import MeshConfig, make_mesh
-from tests.families.table import BERT, strong
+from tests.families.table import BERT, GPT_NEOX, strong
 
 loading, saving = (importlib.import_module(f"jaxformers.checkpoints.{name}") for name in ("load", "save"))
 WORD = "bert.embeddings.word_embeddings.weight"
@@ -102,6 +102,14 @@ def test_with_and_without_the_prefix(prefix, tmp_path):
     folder = write(tmp_path, tensors)
     same_bits(jf.load(folder).params, strong(BERT, None).params)
     same_bits(jf.load(folder, "next-sentence-prediction").params["layers"], strong(BERT, None).params["layers"])
+
+
+def test_the_older_name_of_a_table(tmp_path):
+    model = strong(GPT_NEOX, "causal-lm")
+    old = {name.replace("lm_head", "embed_out"): np.array(array) for name, array in saving.tensors(model)}
+    folder = write(tmp_path, old, GPT_NEOX.config)
+    same_bits(jf.load(folder, "causal-lm").params, model.params)
+    assert "embed_out.weight" in old
 
 
 def test_gamma_and_beta_of_early_files(tmp_path):

@@ -34,6 +34,16 @@ def test_attend(scale, masked):
     assert attend(Q, KEY, V, mask, scale=scale)[1] is None
 
 
+def test_a_cap_that_no_logit_passes():
+    mask, cap = padding_mask(jnp.asarray(MASK)), 0.5
+    logits = np.einsum("BLHK,BSHK->BHLS", Q, KEY).astype(np.float64) * K**-0.5
+    weights = np.exp(cap * np.tanh(logits / cap)) * np.asarray(mask)
+    _, found = attend(Q, KEY, V, mask, cap=cap, maps=True)
+    np.testing.assert_allclose(found, weights / weights.sum(-1, keepdims=True), atol=1e-6)
+    capped, plain = (attend(Q, KEY, V, kernel="cudnn", cap=cap)[0], attend(Q, KEY, V, cap=cap)[0])
+    np.testing.assert_array_equal(capped, plain)
+
+
 def test_a_mask_for_every_query():
     mask = RANDOM.integers(0, 2, (B, L, S)) | np.eye(L, S, dtype=int)
     out, _ = attend(Q, KEY, V, padding_mask(jnp.asarray(mask)))

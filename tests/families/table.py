@@ -396,8 +396,78 @@ MT5 = Row(
     brief=True,
     variants={},
 )
+GEMMA2 = Row(
+    family="gemma2",
+    config=make_goldens.GEMMA2,
+    whole="causal-lm",
+    longest=None,
+    brief=True,
+    variants={
+        "no caps": (("causal-lm",), {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+        "kinds by name": ((None,), {"layer_types": ["full_attention", "sliding_attention"]}),
+        "relu": ((None,), {"hidden_activation": "relu", "hidden_act": "gelu"}),
+    },
+)
+GEMMA3 = Row(
+    family="gemma3_text",
+    config=make_goldens.GEMMA3,
+    whole="causal-lm",
+    longest=None,
+    brief=True,
+    variants={
+        "classes, of 1 layer": (("sequence-classification",), {"num_hidden_layers": 1}),
+        "a cap": (("causal-lm",), {"final_logit_softcapping": 2.0}),
+        "keys of older files": (
+            (None,),
+            {"rope_parameters": None, "rope_theta": 500.0, "rope_local_base_freq": 50.0,
+             "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        ),
+        "kinds by name": ((None,), {"layer_types": ["full_attention", "sliding_attention"]}),
+    },
+)  # fmt: skip
+GPT_NEOX = Row(
+    family="gpt_neox",
+    config=make_goldens.GPT_NEOX,
+    whole="causal-lm",
+    longest=None,
+    brief=True,
+    variants={
+        "one sum after the other": ((None,), {"use_parallel_residual": False}),
+        "no biases": ((None,), {"attention_bias": False}),
+        "whole heads turn": (("causal-lm",), {"rotary_pct": 1.0, "rotary_emb_base": 100.0}),
+        "keys of newer files": (
+            (None,),
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.25},
+             "rotary_pct": 0.25},
+        ),
+        "relu": ((None,), {"hidden_act": "relu", "layer_norm_eps": 1e-2}),
+        "tied": (("causal-lm",), {"tie_word_embeddings": True}),
+    },
+)  # fmt: skip
+OPENAI_GPT = Row(
+    family="openai-gpt",
+    config=make_goldens.OPENAI_GPT,
+    whole="causal-lm",
+    brief=True,
+    variants={
+        "2 heads": ((None,), {"n_head": 2}),
+        "relu": ((None,), {"afn": "relu", "layer_norm_epsilon": 1e-2}),
+        "untied": (("causal-lm",), {"tie_word_embeddings": False}),
+    },
+)
+CTRL = Row(
+    family="ctrl",
+    config=make_goldens.CTRL,
+    whole="causal-lm",
+    brief=True,
+    variants={
+        "2 heads": ((None,), {"n_head": 2}),
+        "epsilon of the last norm": ((None,), {"layer_norm_epsilon": 1e-2}),
+        "untied": (("causal-lm",), {"tie_word_embeddings": False}),
+    },
+)
+DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPENAI_GPT, CTRL)
 ENCODER_DECODERS = (T5, MT5)
-DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA)
 ROWS = (
     BERT,
     DISTILBERT,

@@ -16,13 +16,18 @@ from jaxformers.families.bert import BertConfig, config_from_hf, config_to_hf
 from tests.families.table import (
     ALBERT,
     BERT,
+    CTRL,
     DEBERTA,
     DISTILBERT,
     ELECTRA,
+    GEMMA2,
+    GEMMA3,
     GPT2,
+    GPT_NEOX,
     LLAMA,
     MISTRAL,
     MODERNBERT,
+    OPENAI_GPT,
     QWEN2,
     ROBERTA,
     ROWS,
@@ -166,6 +171,16 @@ ROPE = {"rope_type": "default", "rope_theta": 5.0}
         (GPT2, {"n_inner": 0}, ["intermediate_size must be at least 1"]),
         (GPT2, {"n_head": 5}, ["hidden_size 32 does not divide into 5 heads"]),
         (GPT2, {"add_cross_attention": True}, ["add_cross_attention=True (cross-attention) is not supported"]),
+        (GPT_NEOX, {"rotary_pct": 0.0}, ["rotary_pct must leave pairs of a head's 8 numbers to turn", "0.0"]),
+        (GPT_NEOX, {"rotary_pct": 0.4}, ["rotary_pct must leave pairs", "0.4"]),
+        (GPT_NEOX, {"rotary_emb_base": -1.0}, ["rotary_emb_base must be above 0"]),
+        (GPT_NEOX, {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["unknown key 'rope_scaling'"]),
+        (GPT_NEOX, {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, ["only plain rotations"]),
+        (GPT_NEOX, {"rope_parameters": ROPE, "rotary_emb_base": 6.0}, ["rotary_emb_base=6.0", "5.0"]),
+        (OPENAI_GPT, {"afn": "gelu_new"}, ["unknown afn 'gelu_new'", "gelu, relu"]),
+        (OPENAI_GPT, {"n_inner": 48}, ["unknown key 'n_inner' = 48"]),
+        (CTRL, {"dff": 0}, ["intermediate_size must be at least 1"]),
+        (CTRL, {"n_head": 5}, ["hidden_size 32 does not divide into 5 heads"]),
         (LLAMA, {"num_key_value_heads": 3}, ["4 heads cannot share 3 heads of keys"]),
         (LLAMA, {"num_key_value_heads": 0}, ["num_key_value_heads must be at least 1"]),
         (LLAMA, {"head_dim": 3}, ["head_dim must be even", "3"]),
@@ -178,6 +193,23 @@ ROPE = {"rope_type": "default", "rope_theta": 5.0}
         (LLAMA, {"sliding_window": 4}, ["unknown key 'sliding_window' = 4"]),
         (MISTRAL, {"sliding_window": -1}, ["sliding_window must not be negative"]),
         (QWEN2, {"layer_types": ["full_attention"]}, ["layer_types must say", "each of 2 layers"]),
+        (GEMMA2, {"sliding_window": None}, ["layer_types name 'sliding_attention'", "needs a sliding_window"]),
+        (GEMMA2, {"attn_logit_softcapping": -1.0}, ["attn_logit_softcapping must not be negative"]),
+        (GEMMA2, {"use_bidirectional_attention": True}, ["use_bidirectional_attention=True (looking ahead)"]),
+        (GEMMA3, {"attn_logit_softcapping": 5.0}, ["unknown key 'attn_logit_softcapping' = 5.0"]),
+        (GEMMA3, {"sliding_window_pattern": 0}, ["sliding_window_pattern must be above 0"]),
+        (GEMMA3, {"rope_parameters": [1]}, ["rope_parameters must hold an object a kind of layer"]),
+        (GEMMA3, {"rope_parameters": {"full_attention": ROPE, "other": ROPE}}, ["only plain rotations of near tokens"]),
+        (
+            GEMMA3,
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            ["only plain rotations of near tokens"],
+        ),
+        (
+            GEMMA3,
+            {"rope_parameters": {"sliding_attention": ROPE}, "rope_local_base_freq": 6.0},
+            ["rope_local_base_freq=6.0 and rope_parameters (5.0) differ"],
+        ),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else name_of(value) or "",
 )
@@ -206,6 +238,19 @@ def test_rotations_of_llama_are_read_from_older_and_newer_files():
     assert written["rope_parameters"] == new["rope_parameters"]
     assert "rope_scaling" not in written
     assert read(written, "") == old
+
+
+def test_rotations_of_gemma_3_are_read_from_older_and_newer_files():
+    family = family_for("gemma3_text")
+    raw = {key: value for key, value in GEMMA3.config.items() if key != "rope_parameters"}
+    long = {"rope_type": "linear", "factor": 8.0}
+    old = {"rope_theta": 5.0, "rope_local_base_freq": 7.0, "rope_scaling": long}
+    near = {"rope_type": "default", "rope_theta": 7.0}
+    new = {"rope_parameters": {"full_attention": {"rope_theta": 5.0, **long}, "sliding_attention": near}}
+    read = family.config_from_hf(raw | old, "")
+    assert read == family.config_from_hf(raw | new, "")
+    assert (read.rope_theta, read.rope_type, read.rope_factor, read.rope_local_base_freq) == (5.0, "linear", 8.0, 7.0)
+    assert family.config_to_hf(read, "Some")["rope_parameters"] == new["rope_parameters"]
 
 
 def test_no_window_is_null():

@@ -19,7 +19,9 @@ from jaxformers.core.layers import ACTIVATIONS, layer_norm, linear
 from jaxformers.families import (
     Model,
     bert,
+    ctrl,
     family_for,
+    gpt2,
     llama,
     modernbert,
     tapas,
@@ -32,15 +34,20 @@ from jaxformers.families import (
 from tests.families.table import (
     ALBERT,
     BERT,
+    CTRL,
     DEBERTA,
     DISTILBERT,
     ELECTRA,
     GEMMA,
+    GEMMA2,
+    GEMMA3,
     GPT2,
+    GPT_NEOX,
     HEADS,
     LLAMA,
     MISTRAL,
     MODERNBERT,
+    OPENAI_GPT,
     QWEN2,
     QWEN3,
     ROBERTA,
@@ -220,6 +227,9 @@ INPUTS = [
     (QWEN2, bare),
     (GEMMA, embedded),
     *((T5, change) for change in (bare, padded_left, holes, embedded)),
+    *((OPENAI_GPT, change) for change in (bare, placed, embedded, typed)),
+    *((CTRL, change) for change in (bare, padded_left, placed, embedded, typed)),
+    *((GPT_NEOX, change) for change in (bare, placed, embedded)),
 ]
 
 
@@ -235,7 +245,7 @@ def test_every_kind_of_input(row, change):
     found, expected = results(strong(row, None), given, {}), torch_results(bare_model(row), given, {})
     unused = found.keys() - expected.keys()
     if change is embedded or row in (XLM, XLNET):  # an unused table has a gradient of zeros here, none there
-        tables = ("embedding", "embed_tokens", "wte", "shared")
+        tables = ("embed", "wte", "shared", "gradient w.weight")
         assert any(table in name for name in unused for table in tables) == (
             change is embedded or (row, change) == (XLM, bare)
         )
@@ -250,7 +260,7 @@ def test_every_kind_of_input(row, change):
     if change is padded_by_ids:
         for side in (found, expected):
             side["gradient embeddings.weight"] = np.delete(side["gradient embeddings.weight"], 2, axis=0)
-    if change is all_padding or (row in (GPT2, LLAMA) and change in (padded_left, holes)):
+    if change is all_padding or (row in (GPT2, LLAMA, CTRL) and change in (padded_left, holes)):
         # With nothing to look at, both look everywhere alike; but PyTorch adds a huge negative number to every weight,
         # through which gradients pass, and we put it in their place. No loss asks for such a row.
         found, expected = ({k: v for k, v in side.items() if "gradient" not in k} for side in (found, expected))
@@ -344,6 +354,12 @@ def test_a_planted_fault_is_seen(fault, right, monkeypatch):
     for part in ("last_hidden_state", "pooler_output", "gradient embeddings.word_embeddings.weight"):
         with pytest.raises(AssertionError, match="Not equal to tolerance"):
             assert_same({part: wrong[part]}, {part: expected[part]})
+
+
+def norms_swapped(model: Model, patch: pytest.MonkeyPatch) -> Model:
+    layers = model.params["layers"]
+    other = layers | {"attention_after": layers["output_norm"], "output_norm": layers["attention_after"]}
+    return dataclasses.replace(model, params=model.params | {"layers": other})
 
 
 def every_step(length: int, *args: Any) -> np.ndarray:
@@ -459,6 +475,26 @@ OF_FAMILIES = {
     ),
     "t5: one bucket less": (T5, with_config(relative_attention_num_buckets=7)),
     "t5: epsilon": (T5, with_config(layer_norm_eps=1e-3)),
+    "neox: one sum after the other": (GPT_NEOX, with_config(use_parallel_residual=False)),
+    "neox: whole heads turn": (GPT_NEOX, with_config(rotary_pct=1.0)),
+    "neox: epsilon": (GPT_NEOX, with_config(layer_norm_eps=1e-4)),
+    "openai: gelu by erf": (OPENAI_GPT, with_config(hidden_act="gelu")),
+    "openai: no scale": (
+        OPENAI_GPT,
+        patched(
+            gpt2, "look_back", lambda *args, right=gpt2.look_back, **named: right(*args, **{**named, "scale": 1.0})
+        ),
+    ),
+    "ctrl: sines and cosines by turns": (
+        CTRL,
+        patched(ctrl, "position_table", lambda *shape: positions.sinusoids(*shape).astype(np.float32)),
+    ),
+    "ctrl: epsilon of layers": (CTRL, patched(ctrl, "EPSILON", 1e-4)),
+    "gemma2: no cap": (GEMMA2, with_config(attn_logit_softcapping=0.0)),
+    "gemma2: scaled by the size of heads": (GEMMA2, with_config(query_pre_attn_scalar=8)),
+    "gemma2: a norm before for one after": (GEMMA2, norms_swapped),
+    "gemma3: one kind of rotations": (GEMMA3, with_config(rope_local_base_freq=1000.0)),
+    "gemma3: kinds in the other order": (GEMMA3, with_config(layer_types=("full_attention", "sliding_attention"))),
     "modernbert: input and gate": (
         MODERNBERT,
         patched(modernbert, "project", lambda *args, right=modernbert.project: right(*args)[::-1]),

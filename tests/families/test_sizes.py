@@ -18,7 +18,8 @@ from jaxformers.parallel import MeshConfig, make_mesh
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 ONE_A_FAMILY = ("bert-base-uncased", "distilbert-base-uncased", "roberta-base", "xlm-roberta-base",
                 "electra-small-discriminator", "albert-base-v2", "ModernBERT-base", "deberta-v2-xlarge",
-                "xlm-mlm-ende-1024", "xlnet-base-cased", "tapas-base", "gpt2", "Llama-2-7b")  # fmt: skip
+                "xlm-mlm-ende-1024", "xlnet-base-cased", "tapas-base", "gpt2", "Llama-2-7b", "openai-gpt",
+                "ctrl", "pythia-70m")  # fmt: skip
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 FAIRSEQ = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -106,6 +107,31 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
             "num_key_value_heads": 1,
         },
         2_506_172_416,
+    ),
+    "openai-gpt": ({"model_type": "openai-gpt"}, 116_534_784),
+    "ctrl": ({"model_type": "ctrl"}, 1_637_718_016),
+    "pythia-70m": (
+        {
+            "model_type": "gpt_neox",
+            "vocab_size": 50304,
+            "hidden_size": 512,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 8,
+            "intermediate_size": 2048,
+        },
+        44_670_976,
+    ),
+    "gemma-2-2b": ({"model_type": "gemma2"}, 2_614_341_888),
+    "gemma-3-1b": (
+        {
+            "model_type": "gemma3_text",
+            "vocab_size": 262144,
+            "hidden_size": 1152,
+            "intermediate_size": 6912,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+        },
+        999_885_952,
     ),
 }
 TRACED = ("bert-large-uncased", "albert-xxlarge-v2", "ModernBERT-base", "deberta-v2-xlarge")  # one a lineage

@@ -142,6 +142,29 @@ GEMMA = {  # narrow, for its norms count from 1, which makes large numbers of we
     "head_dim": 8,
     "intermediate_size": 16,
 }
+GEMMA2 = {**GEMMA, "model_type": "gemma2", "sliding_window": 5, "query_pre_attn_scalar": 5, "attn_logit_softcapping": 3.0,
+          "final_logit_softcapping": 2.0}  # fmt: skip
+GEMMA3 = {
+    **GEMMA,
+    "model_type": "gemma3_text",
+    "sliding_window": 5,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 5,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+}
+GPT_NEOX = {
+    "model_type": "gpt_neox",
+    **TINY,
+    "rotary_pct": 0.5,
+    **WRITES,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+}
+OPENAI_GPT = {key: value for key, value in GPT2.items() if key != "n_inner"} | {"model_type": "openai-gpt"}
+CTRL = {**OPENAI_GPT, "model_type": "ctrl", "dff": 48}
 T5 = {  # four buckets each way, of which half grow: seven tokens meet all
     "model_type": "t5",
     "vocab_size": 64,
@@ -177,8 +200,19 @@ TINIES = {
     "DebertaV2": DEBERTA,
     "ModernBert": MODERNBERT,
 }
-KIN_OF_LLAMA = {"Mistral": MISTRAL, "Qwen2": QWEN2, "Qwen3": QWEN3, "Gemma": GEMMA}
-LOOK_BACK = ["gpt2", "llama", *(config["model_type"] for config in KIN_OF_LLAMA.values())]
+# model_type -> config and classes of further decoders: their heads are GPT-2's and Llama's, so two of each are enough
+KIN = {
+    "mistral": (MISTRAL, "MistralModel", "MistralForCausalLM"),
+    "qwen2": (QWEN2, "Qwen2Model", "Qwen2ForCausalLM"),
+    "qwen3": (QWEN3, "Qwen3Model", "Qwen3ForCausalLM"),
+    "gemma": (GEMMA, "GemmaModel", "GemmaForCausalLM"),
+    "gemma2": (GEMMA2, "Gemma2Model", "Gemma2ForCausalLM"),
+    "gemma3_text": (GEMMA3, "Gemma3TextModel", "Gemma3ForCausalLM"),
+    "gpt_neox": (GPT_NEOX, "GPTNeoXModel", "GPTNeoXForCausalLM"),
+    "openai-gpt": (OPENAI_GPT, "OpenAIGPTModel", "OpenAIGPTLMHeadModel"),
+    "ctrl": (CTRL, "CTRLModel", "CTRLLMHeadModel"),
+}
+LOOK_BACK = ["gpt2", "llama", *KIN]
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 
@@ -218,11 +252,6 @@ def every_head_of_decoders(name: str, config: dict[str, Any]) -> dict[str, tuple
     return cases
 
 
-def kin_of_llama(name: str, config: dict[str, Any]) -> dict[str, tuple[str, Any, Any]]:
-    """A case for the two heads by which a family is known that differs from Llama in its config alone."""
-    return {key: case for key, case in every_head_of_decoders(name, config).items() if case[1] in (None, "causal-lm")}
-
-
 def heads_of_encoder_decoders(name: str, config: dict[str, Any]) -> dict[str, tuple[str, Any, Any]]:
     """Cases for an encoder-decoder's states, and its words."""
     return {
@@ -257,7 +286,8 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
     "tapas-cells": ("TapasForQuestionAnswering", "table-question-answering", TAPAS),
     **every_head_of_decoders("GPT2", GPT2),
     **every_head_of_decoders("Llama", LLAMA),
-    **{case: what for name, config in KIN_OF_LLAMA.items() for case, what in kin_of_llama(name, config).items()},
+    **{family: (trunk, None, config) for family, (config, trunk, _) in KIN.items()},
+    **{f"{family}-words": (words, "causal-lm", config) for family, (config, _, words) in KIN.items()},
     **{
         case: what
         for name, config in ENCODER_DECODERS.items()

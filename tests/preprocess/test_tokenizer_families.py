@@ -232,8 +232,8 @@ def test_a_model_of_the_wrong_kind_is_refused(load, tmp_path):
             load("llama")
     finally:
         FILES["llama"] = kept
-    (tmp_path / "config.json").write_text('{"model_type": "ctrl"}', encoding="utf-8")
-    with pytest.raises(InputError, match=r"tokenizer.model, from which .* for 'ctrl', which needs a tokenizer.json"):
+    (tmp_path / "config.json").write_text('{"model_type": "phobert"}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"tokenizer.model, from which .* for 'phobert', which needs a tokenizer.json"):
         load_tokenizer(tmp_path)
 
 

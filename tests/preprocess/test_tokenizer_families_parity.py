@@ -7,19 +7,15 @@ import gzip
 import io
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from jaxformers.preprocess.moses import moses_words
 from jaxformers.preprocess.sentencepiece_file import read_sentencepiece
 from jaxformers.preprocess.text import load_tokenizer
 from tests.preprocess import sentencepiece_writer as writer
-from tests.preprocess.test_text_parity import HARD, assert_same, plain, theirs_from
+from tests.preprocess.test_text_parity import HARD, assert_same, theirs_from
 
 pytestmark = [
     pytest.mark.parity,
@@ -367,92 +363,3 @@ def test_clip(tmp_path):
     for text in STRINGS:
         ids = ours.encode(text)
         assert ours.decode(ids, True) == theirs.decode(ids, skip_special_tokens=True)
-
-
-# ------------------------------------------------------------------------------------------------------------------ XLM
-
-
-@pytest.fixture(scope="module")
-def xlm(tmp_path_factory):
-    """A vocabulary of the corpus' own pieces, from which some results of merges are missing, as in the real ones."""
-    words = [word for line in CORPUS for word in line.lower().split()]
-    pieces = [[*word[:-1], word[-1] + "</w>"] for word in words]
-    merges = []
-    for _ in range(150):
-        counts: dict = {}
-        for pair in itertools.chain.from_iterable(itertools.pairwise(word) for word in pieces):
-            counts[pair] = counts.get(pair, 0) + 1
-        best = max(counts, key=lambda pair: (counts[pair], pair))
-        merges.append(f"{best[0]} {best[1]} {counts[best]}")
-        joined = "\0".join(best), "".join(best)
-        pieces = [
-            ("\0".join(["", *word, ""])).replace(f"\0{joined[0]}\0", f"\0{joined[1]}\0").split("\0")[1:-1]
-            for word in pieces
-        ]
-    special = ["<s>", "</s>", "<pad>", "<unk>", *(f"<special{index}>" for index in range(10))]
-    tokens = [*special, *sorted({piece for word in pieces for piece in word})]
-    folder = tmp_path_factory.mktemp("xlm")
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join([*merges, ""]), encoding="utf-8")
-    (folder / "config.json").write_text('{"model_type": "xlm"}', encoding="utf-8")
-    assert {"".join(merge.split()[:2]) for merge in merges} - set(tokens)
-    return folder
-
-
-@pytest.mark.parametrize("config", [{}, {"do_lowercase_and_remove_accent": False}], ids=str)
-def test_xlm(xlm, config, tmp_path):
-    pytest.importorskip("sacremoses")
-    folder = shutil.copytree(xlm, tmp_path / "xlm")
-    config = {"tokenizer_class": "XLMTokenizer", "model_max_length": 32} | config
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    ours, theirs = load_tokenizer(folder), theirs_from(folder)
-    ours.save(tmp_path / "saved")
-    saved = load_tokenizer(tmp_path / "saved"), theirs_from(tmp_path / "saved")
-    for ours, theirs in [(ours, theirs), (ours, saved[1]), (saved[0], theirs)]:  # noqa: B020
-        assert ours.special_tokens_map == theirs.special_tokens_map
-        assert sorted(ours.all_special_ids) == sorted(theirs.all_special_ids)
-        assert ours.model_input_names == theirs.model_input_names
-        for text, pair in itertools.product(STRINGS, [None, "and a pair (b) ."]):
-            for options in ({}, {"truncation": True}, {"padding": "max_length", "truncation": "only_first"}):
-                found = ours(text, pair, return_special_tokens_mask=True, **options)
-                try:
-                    expected = theirs(text, pair, return_special_tokens_mask=True, **options)
-                except Exception:
-                    continue
-                assert {key: plain(value) for key, value in found.items()} == dict(expected), (text, options)
-            ids = ours.encode(text)
-            assert ours.decode(ids, True) == theirs.decode(ids, skip_special_tokens=True)
-
-
-CHARACTERS = ".,'\"`-()[]%:;!?…—–´‘’„“”«»。．，０５¼²٣ªσıʼ☃日한éΩაᲐ\u00a0 \t\n\r\u200d\u0301\u2028\x1c◌"
-WORDS = [
-    "DOTMULTI",
-    "DOT",
-    "..",
-    "...",
-    "n't",
-    "'s",
-    "No.",
-    "pp.",
-    "Mr.",
-    "e.g.",
-    "a.b.",
-    "12",
-    "3,000",
-    "x",
-    "Ab",
-    "nº",
-]
-PARTS = st.sampled_from([*CHARACTERS, *WORDS, "ºC", "cm", "''"]) | st.characters(exclude_categories=["Cs"])
-
-
-@settings(deadline=None, max_examples=400)
-@given(text=st.lists(PARTS, max_size=24).map("".join))
-def test_moses_words_are_those_of_sacremoses(text):
-    sacremoses = pytest.importorskip("sacremoses")
-    from transformers.models.xlm import tokenization_xlm
-
-    line = sacremoses.MosesPunctNormalizer(lang="en").normalize(tokenization_xlm.replace_unicode_punct(text))
-    line = tokenization_xlm.remove_non_printing_char(line)
-    expected = sacremoses.MosesTokenizer(lang="en").tokenize(line, escape=False)
-    assert [word for word, _ in moses_words(text)] == expected

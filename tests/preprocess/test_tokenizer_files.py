@@ -124,11 +124,11 @@ def test_the_model_states_the_maximum(tmp_path, config, limit):
 
 
 def test_a_class_of_another_kind_is_refused(tmp_path):
-    byte_level(tmp_path, config__json={"model_type": "ctrl"})
-    with pytest.raises(InputError, match=r"vocab.json \+ merges.txt, .* for 'ctrl', which needs a tokenizer.json"):
+    byte_level(tmp_path, config__json={"model_type": "phobert"})
+    with pytest.raises(InputError, match=r"vocab.json \+ merges.txt, .* for 'phobert', which needs a tokenizer.json"):
         load_tokenizer(tmp_path)
-    write(tmp_path, tokenizer_config__json={"tokenizer_class": "CTRLTokenizer"})
-    with pytest.raises(InputError, match="for 'CTRLTokenizer'"):
+    write(tmp_path, tokenizer_config__json={"tokenizer_class": "PhobertTokenizer"})
+    with pytest.raises(InputError, match="for 'PhobertTokenizer'"):
         load_tokenizer(tmp_path)
 
 

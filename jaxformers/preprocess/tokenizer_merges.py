@@ -1,4 +1,5 @@
-"""XLM's tokenizer: English words as Moses cuts them, in small letters without accents, then byte-pair merges in a word.
+"""Byte-pair merges in words that the library cannot cut: XLM's, as Moses cuts them, in small letters without accents; and
+CTRL's, whose pieces are marked where a word goes on.
 
 The library's own parts cannot cut so, and its BPE refuses merges whose result is not in the vocabulary, which XLM's
 files have. So the splitting down to pieces is here, in Python, and the library looks the pieces up, keeps their places
@@ -9,8 +10,9 @@ saved as the two files it came from.
 import functools
 import itertools
 import json
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +23,24 @@ from jaxformers.preprocess.moses import Span, covering, moses_words
 from jaxformers.preprocess.tokenizer_layouts import Built
 
 _END = "</w>"
+Words = Callable[[str], Iterable[tuple[str, Sequence[Span]]]]  # text -> its words, and each letter's place in the text
 
 
 class Pieces:
-    """Splits texts into XLM's pieces; what the library calls a custom pre-tokenizer.
+    """Splits texts into pieces of words; what the library calls a custom pre-tokenizer.
 
     Args:
-        ranks: how early each pair of pieces is merged.
-        plain: write in small letters and without accents.
+        ranks: how early each pair of pieces is merged; the last piece of a word ends in "</w>" here.
+        words: cuts a text.
+        marks: what follows a piece in the vocabulary where its word goes on, and where it ends.
     """
 
-    def __init__(self, ranks: Mapping[tuple[str, str], int], *, plain: bool) -> None:
-        self._ranks, self._plain = ranks, plain
+    def __init__(self, ranks: Mapping[tuple[str, str], int], *, words: Words, marks: tuple[str, str]) -> None:
+        self._ranks, self._words, self._marks = ranks, words, marks
         self._merged = functools.lru_cache(maxsize=65536)(self._merge)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(Pieces, plain=self._plain), (self._ranks,)
+        return functools.partial(Pieces, words=self._words, marks=self._marks), (self._ranks,)
 
     def pre_tokenize(self, text: tokenizers.PreTokenizedString) -> None:
         """Splits every part of a text that is no added token; called by the library."""
@@ -44,21 +48,20 @@ class Pieces:
 
     def _split(self, part: tokenizers.NormalizedString) -> list[tokenizers.NormalizedString]:
         found = []
-        for word, spans in moses_words(part.normalized):
-            if self._plain:
-                word, spans = _plain(word, spans)
+        for word, spans in self._words(part.normalized):
             start = 0
-            for piece in self._merged(word):
-                end = start + len(piece.removesuffix(_END))
+            for letters, mark in self._merged(word):
+                end = start + len(letters)
                 first, last = covering(spans[start:end])
                 place = part[first:last]
                 assert place is not None, "a word's place lies in its text"
-                found.append(_renamed(place, piece))
+                found.append(_renamed(place, letters + mark))
                 start = end
         return found
 
-    def _merge(self, word: str) -> tuple[str, ...]:
-        """The pieces of a word: its letters, of which the pair that was learned first is joined as long as there is one."""
+    def _merge(self, word: str) -> tuple[tuple[str, str], ...]:
+        """The pieces of a word, each with its mark: its letters, of which the pair that was learned first is joined as long
+        as there is one."""
         if not word:
             return ()
         pieces = [*word[:-1], word[-1] + _END]
@@ -73,7 +76,8 @@ class Pieces:
                 joined.append("".join(pieces[index : index + size]))
                 index += size
             pieces = joined
-        return tuple(pieces)
+        within, end = self._marks
+        return (*((piece, within) for piece in pieces[:-1]), (pieces[-1].removesuffix(_END), end))
 
 
 def _renamed(part: tokenizers.NormalizedString, piece: str) -> tokenizers.NormalizedString:
@@ -102,6 +106,21 @@ def _plain(word: str, spans: Sequence[Span]) -> tuple[str, list[Span]]:
     return "".join(c for c, _ in pairs), [span for _, span in pairs]
 
 
+def _moses(text: str, *, plain: bool) -> Iterable[tuple[str, Sequence[Span]]]:
+    """XLM's words."""
+    words = moses_words(text)
+    return (_plain(word, spans) for word, spans in words) if plain else words
+
+
+# All but white space, as Unicode has it; a line's end goes with the word before it.
+_WORD = re.compile(r"[^\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+\n?")
+
+
+def _spaced(text: str) -> Iterable[tuple[str, Sequence[Span]]]:
+    """CTRL's words."""
+    return ((found[0], [(n, n + 1) for n in range(*found.span())]) for found in _WORD.finditer(text))
+
+
 def xlm_json(
     vocabulary: Mapping[str, Any],
     merges: Sequence[Sequence[str]],
@@ -121,13 +140,45 @@ def xlm_json(
     Raises:
         InputError: the vocabulary holds no unknown token, or an id that is none.
     """
+    option = "do_lowercase_and_remove_accent"
+    plain = True if given.get(option) is None else bool(given[option])
+    built = _built(vocabulary, merges, special, file, functools.partial(_moses, plain=plain), ("", _END))
+    return built._replace(options={option: plain})
+
+
+def ctrl_json(
+    vocabulary: Mapping[str, Any], merges: Sequence[Sequence[str]], special: Mapping[str, str], file: Path
+) -> Built:
+    """Returns the tokenizer of a CTRL vocabulary, whose pieces end in "@@" where their word goes on; as `xlm_json`."""
+    built = _built(vocabulary, merges, special, file, _spaced, ("@@", ""))
+
+    def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+        return {"type": "Replace", "pattern": pattern, "content": content}
+
+    steps = [
+        replace({"Regex": r"\z"}, " "),
+        {"type": "Fuse"},
+        replace({"Regex": r" \z"}, ""),
+        replace({"String": "@@ "}, ""),
+        replace({"Regex": r"\A\s+|\s+\z"}, ""),
+    ]
+    files = {**built.files, "merges.txt": "#version: 0.2\n" + built.files["merges.txt"]}
+    return built._replace(raw={**built.raw, "decoder": {"type": "Sequence", "decoders": steps}}, files=files)
+
+
+def _built(
+    vocabulary: Mapping[str, Any],
+    merges: Sequence[Sequence[str]],
+    special: Mapping[str, str],
+    file: Path,
+    words: Words,
+    marks: tuple[str, str],
+) -> Built:
     if special["unk_token"] not in vocabulary:
         raise InputError(f"{file} does not hold {special['unk_token']} (the unk_token)")
     wrong = next((token for token, index in vocabulary.items() if not isinstance(index, int) or index < 0), None)
     if wrong is not None:
         raise InputError(f"{file} must give each token a whole number, found {vocabulary[wrong]!r} for {wrong!r}")
-    option = "do_lowercase_and_remove_accent"
-    plain = True if given.get(option) is None else bool(given[option])
     ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
     raw = {
         "normalizer": None,
@@ -137,8 +188,7 @@ def xlm_json(
     }
     return Built(
         raw,
-        options={option: plain},
-        splitter=Pieces(ranks, plain=plain),
+        splitter=Pieces(ranks, words=words, marks=marks),
         files={
             "vocab.json": json.dumps(vocabulary, ensure_ascii=False, indent=2) + "\n",
             "merges.txt": "".join(f"{left} {right}\n" for left, right in merges),
