@@ -31,6 +31,8 @@ class Config(finetune.Config):
 
     label_all_tokens: bool = False
     """Tag every token of a word, not its first alone."""
+    group_by_length: bool = False
+    """Off here: a batch's loss is the mean over its words, so in a batch of short texts each word would weigh more."""
     output_dir: str = "out/ner"
     """Where checkpoints, metrics, the model card and the final model go."""
 
@@ -79,7 +81,7 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prep
         asked = [row != IGNORE for row in true_BL]
         true = [[labels[i] for i in row[kept]] for row, kept in zip(true_BL, asked, strict=True)]
         said = [[labels[i] for i in row[kept]] for row, kept in zip(said_BL, asked, strict=True)]
-        return entity_scores(true, said)
+        return entity_scores(said, true)
 
     return Prepared(examples, metrics, {"id2label": dict(enumerate(labels))})
 

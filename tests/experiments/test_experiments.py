@@ -18,6 +18,7 @@ from experiments.launch import parse
 from jaxformers.data import Table
 from jaxformers.errors import DataError, InputError
 from jaxformers.preprocess import train_wordpiece
+from jaxformers.train import EvalPrediction
 
 BUNDLED = Path(finetune.__file__).parent / "bundled"
 RUNS = {
@@ -126,6 +127,14 @@ def test_a_tag_that_training_lacks_is_named():
     config = parse(ner.Config, [], "", "ner")
     with pytest.raises(DataError, match="row 0 of v has the tag 'B-X'"):
         ner.prepare(splits, train_wordpiece(["a"], vocab_size=20), config)
+
+
+def test_names_that_are_not_there_cost_precision():
+    rows = Table({"tokens": [["a", "b", "c"]], "tags": [["B-X", "O", "O"]]}, "t")
+    prepared = ner.prepare({"train": rows}, train_wordpiece(["a b c"], vocab_size=20), parse(ner.Config, [], "", "ner"))
+    said_BL = np.array([[0, 1, 0, 1, 0]])  # two names, of which one is there, between the special tokens
+    scores = prepared.metrics(EvalPrediction(np.eye(2)[said_BL], np.array(prepared.examples["train"]["labels"])))
+    assert (scores["precision"], scores["recall"]) == (0.5, 1.0)
 
 
 # -- SQuAD -------------------------------------------------------------------------------------------------------------
