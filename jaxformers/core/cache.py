@@ -67,6 +67,12 @@ def extend(cache: Cache, attention_mask: jax.Array | None, length: int) -> tuple
     return dataclasses.replace(cache, mask=mask_BS), jnp.where(real_BL, positions_BL, 0)
 
 
+def roll_back(cache: Cache, length: jax.Array) -> Cache:
+    """The cache as it was after `length` slots; what stands in later ones is forgotten."""
+    kept_1S = (jnp.arange(cache.mask.shape[1]) < length)[None]
+    return dataclasses.replace(cache, mask=cache.mask & kept_1S, length=jnp.int32(length))
+
+
 def by_layer(cache: Cache) -> Cache:
     """The cache with an array for each layer, where they run one by one: what a layer reads is then no copy of a slice."""
     return dataclasses.replace(cache, keys=tuple(cache.keys), values=tuple(cache.values))

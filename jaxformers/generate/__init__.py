@@ -1,7 +1,7 @@
 """Generation: one compiled program reads the prompt, another loops over a static cache until every row has ended.
 
-Here: `generate` and `stream`. What the host decides before and between programs: `run`; the loops: `loop` and `beams`; how a
-token is chosen: `processors`; the options: `config`.
+Here: `generate` and `stream`. What the host decides before and between programs: `run`; the loops: `loop`, `beams` and `assist`;
+how a token is chosen: `processors`; the options: `config`.
 """
 
 import sys
@@ -35,6 +35,7 @@ def generate(
     logits_processor: Sequence[Processor] = (),
     prefix_allowed_tokens_fn: Callable[[int, np.ndarray], Sequence[int]] | None = None,
     tokenizer: Any = None,
+    assistant_model: Model | None = None,
     **options: Any,
 ) -> GenerateOutput:
     """Goes on from prompts, or answers what an encoder reads.
@@ -54,6 +55,8 @@ def generate(
       prefix_allowed_tokens_fn: (row of the batch, its tokens so far) -> the tokens that may come next; asked by the host at
         every step.
       tokenizer: whose `decode` finds `stop_strings`.
+      assistant_model: a smaller model of the same words that guesses what comes next, which changes the time it takes alone:
+        greedily the tokens are the same, of draws the distribution.
       **options: those of `GenerationConfig`, such as `max_new_tokens`, `do_sample`, `num_beams`.
 
     Returns:
@@ -69,7 +72,7 @@ def generate(
     (1, 7)
     """
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
-              allow=prefix_allowed_tokens_fn, tokenizer=tokenizer,
+              allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
               decoder=(decoder_input_ids, decoder_attention_mask))  # fmt: skip
     for _ in run.parts(1 if prefix_allowed_tokens_fn else CHUNK if run.config.stop_strings else run.most):
         pass
@@ -88,6 +91,7 @@ def stream(
     logits_processor: Sequence[Processor] = (),
     prefix_allowed_tokens_fn: Callable[[int, np.ndarray], Sequence[int]] | None = None,
     tokenizer: Any = None,
+    assistant_model: Model | None = None,
     **options: Any,
 ) -> Iterator[np.ndarray]:
     """As `generate`, but gives the tokens as they come: one array [R] a step. Not for beams, which may change their mind.
@@ -99,7 +103,7 @@ def stream(
     [1, 1, 1, 1]
     """
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
-              allow=prefix_allowed_tokens_fn, tokenizer=tokenizer,
+              allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
               decoder=(decoder_input_ids, decoder_attention_mask))  # fmt: skip
     if run.rules.beams > 1:
         raise InputError("beams cannot be streamed, for they may change their mind: leave num_beams at 1")

@@ -131,8 +131,8 @@ def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> St
         open=state.open & (hope_B1 > worst_BM).any(1, keepdims=True),
         stuck=ends_BC.all(),
         steps=steps + 1,
-        scores=keep(state.scores, processed_RV, steps),
-        logits=keep(state.logits, logits_RV, steps),
+        scores=keep(state.scores, processed_RV[None], steps),
+        logits=keep(state.logits, logits_RV[None], steps),
     )
 
 

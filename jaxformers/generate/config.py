@@ -20,9 +20,8 @@ IGNORED = {
                      "disable_compile", "prefill_chunk_size", "return_legacy_cache", "continuous_batching_config"),
                     "how it is run: here always over a static cache, compiled"),
     **dict.fromkeys(("return_dict_in_generate", "output_attentions", "output_hidden_states"), "what comes back is a record"),
-    **dict.fromkeys(("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
-                     "assistant_lookbehind", "target_lookbehind", "assistant_early_exit", "is_assistant",
-                     "prompt_lookup_num_tokens", "max_matching_ngram_size", "speculation_type", "use_mtp",
+    **dict.fromkeys(("num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
+                     "target_lookbehind", "assistant_early_exit", "is_assistant", "speculation_type", "use_mtp",
                      "assistant_ensemble_weight"),
                     "how another model helps, which changes no distribution"),
     **dict.fromkeys(("chat_format", "max_window_size", "trust_remote_code"), "left over from a model's own code"),
@@ -79,6 +78,10 @@ class GenerationConfig:
       exponential_decay_length_penalty: (start, factor): the end becomes likelier from so many new tokens on.
       suppress_tokens: tokens that must not come.
       begin_suppress_tokens: tokens that must not come first.
+      num_assistant_tokens: tokens that an assistant model guesses at a time; always so many, so by default fewer than the 20
+        of transformers, which stops guessing where the assistant is unsure.
+      prompt_lookup_num_tokens: tokens that are guessed at a time without one: those that followed the last ones before.
+      max_matching_ngram_size: by how many of the last tokens these are looked up; then by fewer.
       num_return_sequences: results for each row: draws, or the best beams.
       output_scores: also return what each token was chosen by.
       output_logits: also return the model's logits.
@@ -117,6 +120,9 @@ class GenerationConfig:
     exponential_decay_length_penalty: tuple[int, float] | None = None
     suppress_tokens: Ids | None = None
     begin_suppress_tokens: Ids | None = None
+    num_assistant_tokens: int = 5
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int = 2
     num_return_sequences: int = 1
     output_scores: bool = False
     output_logits: bool = False
@@ -164,7 +170,8 @@ def _at_least(least: float) -> Any:
 
 _ID = (int, _at_least(0), "a token id")
 RULES: dict[str, tuple[type, Any, str]] = {
-    **dict.fromkeys(("max_length", "max_new_tokens", "num_beams", "num_return_sequences"),
+    **dict.fromkeys(("max_length", "max_new_tokens", "num_beams", "num_return_sequences", "num_assistant_tokens",
+                     "prompt_lookup_num_tokens", "max_matching_ngram_size"),
                     (int, _at_least(1), "a whole number of at least 1")),
     **dict.fromkeys(("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
                     (int, _at_least(0), "a whole number of at least 0")),

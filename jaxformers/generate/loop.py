@@ -72,20 +72,27 @@ def read_prompt(
     return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
 
 
-def read_token(model: Key, params: Tree, cache: Cache, tokens_RS: jax.Array) -> tuple[Cache, jax.Array]:
-    """The same after one more token, that in slot `cache.length`."""
+def read_tokens(model: Key, params: Tree, cache: Cache, tokens_RS: jax.Array, count: int) -> tuple[Cache, jax.Array]:
+    """The cache after `count` more tokens, those from slot `cache.length` on, and the logits [R, count, V] (float32) of what
+    comes after each."""
     family, head, config, mesh = model
-    token_R1 = jax.lax.dynamic_slice_in_dim(tokens_RS, cache.length, 1, axis=1)
+    tokens_RL = jax.lax.dynamic_slice_in_dim(tokens_RS, cache.length, count, axis=1)
     with activate(mesh):
-        output = family.forward(head)(params, **{READS[str(head)][0]: token_R1}, config=config, cache=cache)
-    return output.cache, output.logits[:, -1].astype(jnp.float32)  # type: ignore[return-value, index]
+        output = family.forward(head)(params, **{READS[str(head)][0]: tokens_RL}, config=config, cache=cache)
+    return output.cache, output.logits.astype(jnp.float32)  # type: ignore[return-value, union-attr]
 
 
-def keep(whole_TRV: jax.Array | None, now_RV: jax.Array, step: jax.Array) -> jax.Array | None:
-    """Writes one step's scores or logits where they are kept."""
+def read_token(model: Key, params: Tree, cache: Cache, tokens_RS: jax.Array) -> tuple[Cache, jax.Array]:
+    """The same after one more token: logits [R, V]."""
+    cache, logits_R1V = read_tokens(model, params, cache, tokens_RS, 1)
+    return cache, logits_R1V[:, 0]
+
+
+def keep(whole_TRV: jax.Array | None, now_NRV: jax.Array, step: jax.Array) -> jax.Array | None:
+    """Writes some steps' scores or logits where they are kept."""
     if whole_TRV is None:
         return None
-    return jax.lax.dynamic_update_slice(whole_TRV, now_RV[None].astype(whole_TRV.dtype), (step, 0, 0))
+    return jax.lax.dynamic_update_slice(whole_TRV, now_NRV.astype(whole_TRV.dtype), (step, 0, 0))
 
 
 def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> State:
@@ -101,8 +108,8 @@ def choose(state: State, logits_RV: jax.Array, knobs: Knobs, rules: Rules) -> St
         tokens=jax.lax.dynamic_update_slice(state.tokens, token_R[:, None], (0, state.cache.length)),
         done=state.done | jnp.isin(token_R, knobs["eos"]),
         steps=state.steps + 1,
-        scores=keep(state.scores, scores_RV, state.steps),
-        logits=keep(state.logits, logits_RV, state.steps),
+        scores=keep(state.scores, scores_RV[None], state.steps),
+        logits=keep(state.logits, logits_RV[None], state.steps),
     )
 
 

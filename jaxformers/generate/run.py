@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from jaxformers.core.params import Tree
 from jaxformers.core.transformer import apart
 from jaxformers.errors import InputError
 from jaxformers.families import Model
-from jaxformers.generate import beams, loop
+from jaxformers.generate import assist, beams, loop
 from jaxformers.generate.config import GenerationConfig, config_for
 from jaxformers.generate.processors import Processor, Source, knobs_of, rules_of
 
@@ -80,15 +80,18 @@ class Run:
         own: Sequence[Processor],
         allow: Callable[[int, np.ndarray], Sequence[int]] | None,
         tokenizer: Any,
+        assistant: Model | None = None,
         decoder: tuple[Any, Any] = (None, None),
     ) -> None:
-        if model.family.cache is None or model.head not in loop.READS:
-            raise InputError(
-                "generate needs a decoder with the head 'causal-lm', or an encoder-decoder with 'seq2seq-lm', "
-                f"found {model.family.name} with {model.head!r}"
-            )
+        for each in (model, *([] if assistant is None else [assistant])):
+            if each.family.cache is None or each.head not in loop.READS:
+                raise InputError(
+                    "generate needs a decoder with the head 'causal-lm', or an encoder-decoder with 'seq2seq-lm', "
+                    f"found {each.family.name} with {each.head!r}"
+                )
         self.model, self.allow, self.tokenizer = model, allow, tokenizer
         self.config = config_for(model, given, options)
+        self.ahead = _ahead(model, assistant, self.config, allow)
         if self.config.stop_strings and tokenizer is None:
             raise InputError("stop_strings are texts: give tokenizer= too")
         source = None
@@ -104,8 +107,10 @@ class Run:
         self.rules = rules_of(self.config, model.config.vocab_size, tuple(own))
         self.knobs = knobs_of(self.config, self.most)
         self.each = self.rules.beams if self.rules.beams > 1 else self.config.num_return_sequences  # rows a prompt
-        self.params, mesh = _prepared(model)
-        self.key: loop.Key = (model.family, model.head, model.config, mesh)
+        params, compiled = _prepared(model)
+        small = (None, None) if assistant is None else _prepared(assistant)
+        self.params: Any = params if self.ahead is None else (params, small[0])
+        self.key: Any = compiled if self.ahead is None else (compiled, small[1])
         self.state: Any = None
         self.ends: dict[int, int] = {}  # row -> how many tokens it had when a stop string came to its end
         ids, real = np.zeros((2, len(pieces), self.prompt), np.int32)
@@ -117,9 +122,12 @@ class Run:
 
     def parts(self, size: int) -> Iterator[None]:
         """Generates one token, then `size` more at a time, until the end."""
-        program: Any = beams if self.rules.beams > 1 else loop
+        program: Any = beams if self.rules.beams > 1 else loop if self.ahead is None else assist
         fixed: dict[str, Any] = {"model": self.key, "rules": self.rules}
-        shape = {"slots": _slots(self.prompt + self.most), "most": _slots(self.most)}
+        guesses = 0  # what is read at a time beside the token that is kept in any case
+        if self.ahead is not None:
+            fixed, guesses = fixed | {"ahead": self.ahead}, self.ahead.guesses
+        shape = {"slots": _slots(self.prompt + self.most + guesses), "most": _slots(self.most + guesses)}
         if self.rules.beams == 1:
             shape["times"] = self.each
         self.state = program.start(self.params, *self.inputs, self._knobs(), **fixed, **shape)
@@ -199,6 +207,30 @@ class Run:
             )
             done[row] = True
         self.state = self.state.replace(done=jnp.asarray(done))
+
+
+def _ahead(
+    model: Model, assistant: Model | None, config: GenerationConfig, allow: Callable[..., Any] | None
+) -> assist.Ahead | None:
+    """How tokens are guessed ahead, if they are."""
+    looked_up = config.prompt_lookup_num_tokens
+    if assistant is None and looked_up is None:
+        return None
+    if config.num_beams > 1 or allow is not None:
+        other = "num_beams above 1" if config.num_beams > 1 else "prefix_allowed_tokens_fn"
+        raise InputError(f"tokens are not guessed ahead with {other}: leave one of the two out")
+    if assistant is None:
+        assert looked_up is not None
+        return assist.Ahead(looked_up, config.max_matching_ngram_size)
+    if looked_up is not None:
+        raise InputError("give assistant_model or prompt_lookup_num_tokens, not both")
+    if assistant.head != model.head:
+        raise InputError(f"assistant_model must have the model's head {model.head!r}, found {assistant.head!r}")
+    if assistant.config.vocab_size != model.config.vocab_size:
+        raise InputError(
+            f"assistant_model must have the model's {model.config.vocab_size} words, found {assistant.config.vocab_size}"
+        )
+    return assist.Ahead(config.num_assistant_tokens, 0)
 
 
 def _holds(text: str, stops: Sequence[str]) -> bool:
@@ -309,8 +341,8 @@ def _most(model: Model, config: GenerationConfig, given: int, longest: int) -> i
 _ready: weakref.WeakKeyDictionary[Model, tuple[list[int], Tree]] = weakref.WeakKeyDictionary()
 
 
-def _prepared(model: Model) -> tuple[Tree, Mesh | None]:
-    """The parameters as the programs take them, and their mesh.
+def _prepared(model: Model) -> tuple[Tree, loop.Key]:
+    """The parameters as the programs take them, and what a program is compiled for.
 
     On one device shallow models get their layers apart: a slice of a stacked array would be a copy of the weights with every
     token. They are kept for as long as the model is.
@@ -318,8 +350,8 @@ def _prepared(model: Model) -> tuple[Tree, Mesh | None]:
     leaves = jax.tree.leaves(model.params)
     sharding = leaves[0].sharding if isinstance(leaves[0], jax.Array) else None
     if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
-        return model.params, sharding.mesh  # type: ignore[return-value]
+        return model.params, (model.family, model.head, model.config, sharding.mesh)
     same = [id(leaf) for leaf in leaves]
     if model not in _ready or _ready[model][0] != same:
         _ready[model] = same, apart(model.params)
-    return _ready[model][1], None
+    return _ready[model][1], (model.family, model.head, model.config, None)
