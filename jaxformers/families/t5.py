@@ -164,7 +164,7 @@ def declare(config: T5Config, head: str | None = None) -> Tree:
 # -- how it computes ---------------------------------------------------------------------------------------------------
 
 
-def embed(params: Tree, stack: Tree, text: Text, config: T5Config, rng: jax.Array | None) -> jax.Array:
+def embed(params: Tree, side: str, text: Text, config: T5Config, rng: jax.Array | None) -> jax.Array:
     """Words: [B, L, D]. Positions belong to the layers."""
     x_BLD = params["embeddings"]["word"][text.input_ids] if text.inputs_embeds is None else text.inputs_embeds
     return dropout(shard(x_BLD, "batch", "length", "embed"), config.hidden_dropout_prob, rng)
