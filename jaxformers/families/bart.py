@@ -96,8 +96,9 @@ IGNORED = {
 
 
 def read(cls: type[BartConfig], names: Mapping[str, str], raw: Mapping[str, Any], source: str = "config.json") -> Any:
-    """Reads a config.json. One that says nothing of classes has BART's three, those of entailment."""
-    return read_config(cls, names, FIXED, IGNORED, raw if raw.get("id2label") else {"num_labels": 3, **raw}, source)
+    """Reads a config.json. Where BART's says nothing of classes it has three, those of entailment."""
+    said = cls is not BartConfig or raw.get("id2label")
+    return read_config(cls, names, FIXED, IGNORED, raw if said else {"num_labels": 3, **raw}, source)
 
 
 # -- what it owns ------------------------------------------------------------------------------------------------------

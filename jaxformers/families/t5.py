@@ -143,7 +143,9 @@ def declare(config: T5Config, head: str | None = None) -> Tree:
         table = at + "0.layer.0.SelfAttention.relative_attention_bias.weight"
         return {
             "layers": stacked(depth, block),
-            "bias": Param((config.relative_attention_num_buckets, H), ("positions", "heads"), plain, table),
+            "bias": Param(
+                (config.relative_attention_num_buckets, H), ("positions", "heads"), plain, table, decay=False
+            ),
             "final_norm": declare_norm(D, f"transformer.{name}.final_layer_norm", bias=False),
         }
 

@@ -16,7 +16,8 @@ from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import beams, loop
 from jaxformers.generate.config import GenerationConfig, config_for
-from jaxformers.generate.processors import Processor, Source, knobs_of, rules_of
+from jaxformers.generate.processors import knobs_of, rules_of
+from jaxformers.generate.written import Processor, Source
 
 # The slots of prompts and caches; a finer grid would waste fewer slots and compile more programs.
 SLOTS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, *(n << k for k in range(9, 21) for n in (2, 3)))

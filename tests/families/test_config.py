@@ -415,8 +415,8 @@ def test_it_is_a_static_argument_of_jit(row):
         traces.append(config)
         return x * config.num_labels
 
-    assert times(jnp.ones(()), config=read()) == 2
-    assert times(jnp.ones(()), config=read(_comment="read from elsewhere")) == 2
+    assert times(jnp.ones(()), config=read(num_labels=2)) == 2
+    assert times(jnp.ones(()), config=read(num_labels=2, _comment="read from elsewhere")) == 2
     assert times(jnp.ones(()), config=read(num_labels=3)) == 3
     assert len(traces) == 2
     assert len({read(), read(_comment="read from elsewhere"), read(id2label={"0": "a", "1": "b"})}) == 2
