@@ -24,8 +24,10 @@ __all__ = [
     "AutoModelForNextSentencePrediction",
     "AutoModelForPreTraining",
     "AutoModelForQuestionAnswering",
+    "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification",
     "AutoModelForTableQuestionAnswering",
+    "AutoModelForTextEncoding",
     "AutoModelForTokenClassification",
     "AutoTokenizer",
 ]
@@ -63,8 +65,10 @@ AutoModelForMultipleChoice = AutoHead("multiple-choice")
 AutoModelForNextSentencePrediction = AutoHead("next-sentence-prediction")
 AutoModelForPreTraining = AutoHead("pretraining")
 AutoModelForQuestionAnswering = AutoHead("question-answering")
+AutoModelForSeq2SeqLM = AutoHead("seq2seq-lm")
 AutoModelForSequenceClassification = AutoHead("sequence-classification")
 AutoModelForTableQuestionAnswering = AutoHead("table-question-answering")
+AutoModelForTextEncoding = AutoHead("text-encoding")
 AutoModelForTokenClassification = AutoHead("token-classification")
 
 

@@ -13,6 +13,7 @@ from jaxformers.families.model import Family, Model
 # model_type in config.json -> module here. String literals only: nothing read from a file chooses what is imported.
 MODULES = {
     "albert": "jaxformers.families.albert",
+    "bart": "jaxformers.families.bart",
     "bert": "jaxformers.families.bert",
     "ctrl": "jaxformers.families.ctrl",
     "deberta-v2": "jaxformers.families.deberta_v2",
@@ -24,10 +25,14 @@ MODULES = {
     "gpt2": "jaxformers.families.gpt2",
     "gpt_neox": "jaxformers.families.gpt_neox",
     "llama": "jaxformers.families.llama",
+    "m2m_100": "jaxformers.families.m2m_100",
+    "marian": "jaxformers.families.marian",
+    "mbart": "jaxformers.families.mbart",
     "mistral": "jaxformers.families.mistral",
     "modernbert": "jaxformers.families.modernbert",
     "mt5": "jaxformers.families.mt5",
     "openai-gpt": "jaxformers.families.openai_gpt",
+    "pegasus": "jaxformers.families.pegasus",
     "qwen2": "jaxformers.families.qwen2",
     "qwen3": "jaxformers.families.qwen3",
     "roberta": "jaxformers.families.roberta",

@@ -143,7 +143,9 @@ def declare(config: T5Config, head: str | None = None) -> Tree:
         table = at + "0.layer.0.SelfAttention.relative_attention_bias.weight"
         return {
             "layers": stacked(depth, block),
-            "bias": Param((config.relative_attention_num_buckets, H), ("positions", "heads"), plain, table),
+            "bias": Param(
+                (config.relative_attention_num_buckets, H), ("positions", "heads"), plain, table, decay=False
+            ),
             "final_norm": declare_norm(D, f"transformer.{name}.final_layer_norm", bias=False),
         }
 
@@ -164,7 +166,7 @@ def declare(config: T5Config, head: str | None = None) -> Tree:
 # -- how it computes ---------------------------------------------------------------------------------------------------
 
 
-def embed(params: Tree, stack: Tree, text: Text, config: T5Config, rng: jax.Array | None) -> jax.Array:
+def embed(params: Tree, side: str, text: Text, config: T5Config, rng: jax.Array | None) -> jax.Array:
     """Words: [B, L, D]. Positions belong to the layers."""
     x_BLD = params["embeddings"]["word"][text.input_ids] if text.inputs_embeds is None else text.inputs_embeds
     return dropout(shard(x_BLD, "batch", "length", "embed"), config.hidden_dropout_prob, rng)

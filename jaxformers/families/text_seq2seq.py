@@ -46,16 +46,16 @@ class View(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a family brings. `stack` is its tree under `encoder` or `decoder`.
+    """What a family brings. `side` is "encoder" or "decoder", `stack` its tree under that name.
 
     Args:
-      embed: (params, stack, text, config, rng) -> [B, L, D].
+      embed: (params, side, text, config, rng) -> [B, L, D].
       block: one layer, see `block`.
       finish: (stack, x_BLD, config, rng) -> [B, L, D], what follows the last layer.
       bias: (stack, steps [L, S] of key minus query, both_ways, config) -> `View.bias`.
     """
 
-    embed: Callable[[Tree, Tree, Text, Any, jax.Array | None], jax.Array]
+    embed: Callable[[Tree, str, Text, Any, jax.Array | None], jax.Array]
     block: Callable[..., Any]
     finish: Callable[[Tree, jax.Array, Any, jax.Array | None], jax.Array]
     bias: Callable[[Tree, jax.Array, bool, Any], jax.Array | None] = lambda stack, steps, both_ways, config: None
@@ -308,7 +308,7 @@ def _run(
     (x_BLD, cache), states, maps = stack(
         tree["layers"],
         partial(parts.block, view=view, config=config),
-        (parts.embed(params, tree, text, config, rngs[0]), cache),
+        (parts.embed(params, name, text, config, rngs[0]), cache),
         beside={"number": np.arange(depth)},
         rng=rngs[1],
         **options,
@@ -390,7 +390,12 @@ def predict_words(forward: Forward, states: Callable[[jax.Array, Any], jax.Array
     def run(params: Tree, *inputs: Any, config: Any, logits_to_keep: int = 0, **named: Any) -> Output:
         trunk = forward(params, *inputs, config=config, **named)
         x_BLD = states(trunk.last_hidden_state[:, -logits_to_keep:], config)  # type: ignore[index]
-        fields = heads.over_vocabulary(params, Output(last_hidden_state=x_BLD), config, None)
+        own = params.get("masked_lm", {})
+        if "bias" in own:  # a buffer in PyTorch, which nothing learns
+            own = own | {"bias": jax.lax.stop_gradient(own["bias"])}
+        words = params["decoder"].get("word", params["embeddings"]["word"])
+        table = {"masked_lm": own, "embeddings": {"word": words}}
+        fields = heads.over_vocabulary(table, Output(last_hidden_state=x_BLD), config, None)
         return trunk.replace(last_hidden_state=None, **fields)  # type: ignore[attr-defined]
 
     return run

@@ -15,8 +15,8 @@ import numpy as np
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate.config import GenerationConfig
-from jaxformers.generate.processors import Processor, Written
 from jaxformers.generate.run import GenerateOutput, Run
+from jaxformers.generate.written import Processor, Written
 
 __all__ = ["GenerateOutput", "GenerationConfig", "Processor", "Written", "generate", "stream"]
 

@@ -19,7 +19,8 @@ from jaxformers.core.cache import Cache, pick_rows, roll_back
 from jaxformers.core.params import Tree
 from jaxformers.generate import loop
 from jaxformers.generate.loop import Key, keep, read_prompt, read_tokens
-from jaxformers.generate.processors import Knobs, Rules, Source, Written, chain
+from jaxformers.generate.processors import Rules, chain
+from jaxformers.generate.written import Knobs, Source, Written
 
 
 @flax.struct.dataclass

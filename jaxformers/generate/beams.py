@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxformers.core.cache import Cache, pick_rows
 from jaxformers.core.params import Tree
 from jaxformers.generate.loop import Key, keep, read_prompt, read_token
-from jaxformers.generate.processors import Knobs, Rules, Source, Written, chain
+from jaxformers.generate.processors import Rules, chain
+from jaxformers.generate.written import Knobs, Source, Written
 
 NEVER = -1e9  # a score that every other is above
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxformers.core.cache import Cache, by_layer, pick_rows
 from jaxformers.core.params import Tree
 from jaxformers.families import Family
-from jaxformers.generate.processors import Knobs, Rules, Source, Written, chain
+from jaxformers.generate.processors import Rules, chain
+from jaxformers.generate.written import Knobs, Source, Written
 from jaxformers.parallel.mesh import activate
 
 # head -> what the arrays are called that it goes on from

@@ -16,7 +16,8 @@ from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import assist, beams, loop
 from jaxformers.generate.config import GenerationConfig, config_for
-from jaxformers.generate.processors import Processor, Source, knobs_of, rules_of
+from jaxformers.generate.processors import knobs_of, rules_of
+from jaxformers.generate.written import Processor, Source
 
 # The slots of prompts and caches; a finer grid would waste fewer slots and compile more programs.
 SLOTS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, *(n << k for k in range(9, 21) for n in (2, 3)))
@@ -104,7 +105,8 @@ class Run:
         longest = max(len(tokens) for tokens, _ in pieces)
         self.most = _most(model, self.config, self.ids.shape[1], longest)
         self.prompt = 1 if longest == 1 and source else _slots(longest)
-        self.rules = rules_of(self.config, model.config.vocab_size, tuple(own))
+        self.vocab = getattr(model.config, "decoder_vocab_size", model.config.vocab_size)
+        self.rules = rules_of(self.config, self.vocab, tuple(own))
         self.knobs = knobs_of(self.config, self.most)
         self.each = self.rules.beams if self.rules.beams > 1 else self.config.num_return_sequences  # rows a prompt
         params, compiled = _prepared(model)
@@ -183,7 +185,7 @@ class Run:
         ids = np.repeat(self.ids, self.each, axis=0)
         if self.state is not None:
             ids = np.concatenate((ids, self.new()), axis=1)
-        allowed_RV = np.zeros((len(ids), self.model.config.vocab_size), bool)
+        allowed_RV = np.zeros((len(ids), self.vocab), bool)
         for row, tokens in enumerate(ids):
             some = list(self.allow(row // self.each, tokens))
             if not some:
@@ -301,7 +303,8 @@ def _decoder_prompts(
     start = np.full((rows, 1), first, np.int32)
     if decoder_input_ids is None:
         return start, np.ones_like(start, bool)
-    ids, mask = _checked(decoder_input_ids, decoder_attention_mask, config, model.config.vocab_size, "decoder_")
+    vocab = getattr(model.config, "decoder_vocab_size", model.config.vocab_size)
+    ids, mask = _checked(decoder_input_ids, decoder_attention_mask, config, vocab, "decoder_")
     mask = np.ones_like(mask) if decoder_attention_mask is None else mask  # the first token's id may be that of padding
     if len(ids) != rows:
         raise InputError(f"decoder_input_ids must have a row for each of the {rows} of input_ids, found {len(ids)}")

@@ -44,6 +44,7 @@ class Row:
         or a few lines over the same states.
       lineage: whether it stands for others in the properties that are dear to check.
       longest: tokens in the longest text it takes; None means there is no such length.
+      fixed: tensors that PyTorch keeps and may save, and we compute.
       padding_looks: whether padding looks around too (at what is not defined), so that only real tokens' outputs are.
     """
 
@@ -55,6 +56,7 @@ class Row:
     lineage: bool = False
     longest: int | None = 24
     padding_looks: bool = False
+    fixed: tuple[str, ...] = ()
 
     @property
     def heads(self) -> list[str | None]:
@@ -254,6 +256,7 @@ XLNET = Row(
         "untied": (("causal-lm",), {"tie_word_embeddings": False}),
     },
 )
+TABLES = ("encoder.embed_positions.weight", "decoder.embed_positions.weight")
 CELLS = ("table-question-answering",)
 TAPAS = Row(
     family="tapas",
@@ -466,8 +469,52 @@ CTRL = Row(
         "untied": (("causal-lm",), {"tie_word_embeddings": False}),
     },
 )
+BART = Row(
+    family="bart",
+    config=make_goldens.BART,
+    whole="seq2seq-lm",
+    brief=True,
+    variants={
+        **TARGETS,
+        "sizes of its own": (
+            ("seq2seq-lm",),
+            {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24},
+        ),
+        "scaled": (("seq2seq-lm",), {"scale_embedding": True}),
+        "relu": ((None,), {"activation_function": "relu"}),
+    },
+)
+MBART = Row(
+    family="mbart",
+    config=make_goldens.MBART,
+    whole="seq2seq-lm",
+    brief=True,
+    variants={"not scaled": (("seq2seq-lm",), {"scale_embedding": False})},
+)
+MARIAN = Row(
+    family="marian",
+    config=make_goldens.MARIAN,
+    whole="seq2seq-lm",
+    brief=True,
+    variants={
+        "a vocabulary each": (
+            (None, "seq2seq-lm"),
+            {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 48},
+        ),
+    },
+    fixed=TABLES,
+)
+M2M_100 = Row(
+    family="m2m_100",
+    config=make_goldens.M2M_100,
+    whole="seq2seq-lm",
+    brief=True,
+    longest=None,
+    variants={"not scaled": ((None,), {"scale_embedding": False})},
+)
+PEGASUS = Row(family="pegasus", config=make_goldens.PEGASUS, whole="seq2seq-lm", brief=True, variants={}, fixed=TABLES)
 DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT_NEOX, OPENAI_GPT, CTRL)
-ENCODER_DECODERS = (T5, MT5)
+ENCODER_DECODERS = (T5, MT5, BART, MBART, MARIAN, M2M_100, PEGASUS)
 ROWS = (
     BERT,
     DISTILBERT,

@@ -18,6 +18,7 @@ from jaxformers.core import positions, transformer
 from jaxformers.core.layers import ACTIVATIONS, layer_norm, linear
 from jaxformers.families import (
     Model,
+    bart,
     bert,
     ctrl,
     family_for,
@@ -33,6 +34,7 @@ from jaxformers.families import (
 )
 from tests.families.table import (
     ALBERT,
+    BART,
     BERT,
     CTRL,
     DEBERTA,
@@ -45,9 +47,13 @@ from tests.families.table import (
     GPT_NEOX,
     HEADS,
     LLAMA,
+    M2M_100,
+    MARIAN,
+    MBART,
     MISTRAL,
     MODERNBERT,
     OPENAI_GPT,
+    PEGASUS,
     QWEN2,
     QWEN3,
     ROBERTA,
@@ -84,6 +90,9 @@ def torch():
     return torch
 
 
+NOT_USED = "in the file but not used: {0}decoder.embed_positions.weight, {0}encoder.embed_positions.weight"
+
+
 def theirs_loaded(row: Row, head: str | None, config: dict[str, Any], folder: Any) -> tuple[Any, Model]:
     """A PyTorch model, and ours loaded from what it saved."""
     theirs = torch_model(family_for(row.family).architectures[head], config)
@@ -96,7 +105,10 @@ def test_what_pytorch_saved_computes_the_same_here(row, head, tmp_path, caplog):
     config = row.config_for(head)
     with caplog.at_level(logging.WARNING, "jaxformers"):
         theirs, ours = theirs_loaded(row, head, config, tmp_path)
-    assert not [record for record in caplog.records if record.name == "jaxformers"]
+    said = [record.getMessage() for record in caplog.records if record.name == "jaxformers"]
+    assert not said or (
+        row.fixed and len(said) == 1 and said[0].endswith(NOT_USED.format(family_for(row.family).prefix_of(head)))
+    )
     assert_same(results(ours, *sample(config, head)), torch_results(theirs, *sample(config, head)))
 
 
@@ -115,6 +127,8 @@ def test_what_we_save_computes_the_same_in_pytorch(row, head, tmp_path):
     jf.save(ours, tmp_path)
     architecture = getattr(transformers, family_for(row.family).architectures[head])
     theirs, report = architecture.from_pretrained(tmp_path, output_loading_info=True, attn_implementation="eager")
+    prefix = family_for(row.family).prefix_of(head)
+    assert report.pop("missing_keys") <= {prefix + name for name in row.fixed}
     assert not any(report.values()), report
     assert_same(torch_results(theirs.eval(), *sample(config, head)), results(ours, *sample(config, head)))
 
@@ -146,7 +160,8 @@ def test_a_file_with_one_table_where_there_may_be_two(tmp_path):
 def test_their_config_reads_ours_as_it_was(row, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = row.config_for("sequence-classification") | {"problem_type": "multi_label_classification"}
-    theirs, ours = theirs_loaded(row, "sequence-classification", config, tmp_path / "theirs")
+    head = "sequence-classification" if "sequence-classification" in family_for(row.family).heads else row.whole
+    theirs, ours = theirs_loaded(row, head, config, tmp_path / "theirs")
     jf.save(ours, tmp_path / "ours")
     again = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
     assert again.id2label == {0: "no", 1: "maybe", 2: "yes"}
@@ -226,10 +241,12 @@ INPUTS = [
     (MISTRAL, bare),
     (QWEN2, bare),
     (GEMMA, embedded),
-    *((T5, change) for change in (bare, padded_left, holes, embedded)),
     *((OPENAI_GPT, change) for change in (bare, placed, embedded, typed)),
     *((CTRL, change) for change in (bare, padded_left, placed, embedded, typed)),
     *((GPT_NEOX, change) for change in (bare, placed, embedded)),
+    *((row, change) for row in (T5, BART) for change in (bare, padded_left, holes, embedded)),
+    *((row, embedded) for row in (MARIAN, M2M_100, PEGASUS)),
+    (M2M_100, padded_with_ids),
 ]
 
 
@@ -252,10 +269,11 @@ def test_every_kind_of_input(row, change):
         assert not any(found.pop(name).any() for name in unused)
     if change is padded_with_ids:  # PyTorch keeps the padding token's rows from learning
         for side in (found, expected):
-            for name in (
+            for name in side.keys() & {
                 "gradient embeddings.word_embeddings.weight",
                 "gradient embeddings.position_embeddings.weight",
-            ):
+                "gradient shared.weight",
+            }:
                 side[name] = side[name] * (np.arange(len(side[name])) != 1)[:, None]
     if change is padded_by_ids:
         for side in (found, expected):
@@ -320,7 +338,7 @@ def pre_norm(params: Any, x: jax.Array, *, config: Any, mask: Any, rng: Any, map
     return x + linear(params["down"], ACTIVATIONS[config.hidden_act](linear(params["up"], y))), weights
 
 
-right_positions = positions.learned
+right_positions, positions_of = positions.learned, positions.after_padding
 FAULTS = {
     "position off by one": patched(
         positions, "learned", lambda table, *args: right_positions(jnp.roll(table, -1, axis=0), *args)
@@ -474,6 +492,18 @@ OF_FAMILIES = {
         ),
     ),
     "t5: one bucket less": (T5, with_config(relative_attention_num_buckets=7)),
+    "bart: positions from 1": (BART, patched(bart, "FIRST", 1)),
+    "bart: epsilon": (BART, with_config(layer_norm_eps=1e-4)),
+    "bart: words scaled": (BART, with_config(scale_embedding=True)),
+    "mbart: no norm at either end": (MBART, patched(bart, "layer_norm", lambda params, x, epsilon: x)),
+    "marian: cosines before sines": (
+        MARIAN,
+        patched(positions, "sinusoids", lambda *sizes, right=positions.sinusoids: right(*sizes)[:, ::-1]),
+    ),
+    "m2m_100: positions one further": (
+        M2M_100,
+        patched(positions, "after_padding", lambda ids, pad: positions_of(ids, pad) + 1),
+    ),
     "t5: epsilon": (T5, with_config(layer_norm_eps=1e-3)),
     "neox: one sum after the other": (GPT_NEOX, with_config(use_parallel_residual=False)),
     "neox: whole heads turn": (GPT_NEOX, with_config(rotary_pct=1.0)),

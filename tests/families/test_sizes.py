@@ -33,6 +33,12 @@ DEBERTA = {
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
+T5_BASE = {"model_type": "t5", "d_model": 768, "num_layers": 12, "num_heads": 12}
+BART_BASE = {
+    f"{side}_{what}": n
+    for side in ("encoder", "decoder")
+    for what, n in (("layers", 6), ("ffn_dim", 3072), ("attention_heads", 12))
+}
 LLAMA3 = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8, "rope_theta": 500000.0}
 WIDE = {"intermediate_size": 14336, "max_position_embeddings": 131072}
 PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler included)
@@ -133,6 +139,13 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
         },
         999_885_952,
     ),
+    "t5-small": ({"model_type": "t5"}, 60_506_624),
+    "flan-t5-base": ({**T5_BASE, "d_ff": 2048, "feed_forward_proj": "gated-gelu"}, 222_903_552),
+    "mt5-small": ({"model_type": "mt5"}, 172_119_424),
+    "bart-base": ({"model_type": "bart", "d_model": 768, **BART_BASE}, 139_420_416),
+    "bart-large": ({"model_type": "bart"}, 406_291_456),
+    "mbart-large-50": ({"model_type": "mbart", "vocab_size": 250054}, 610_879_488),
+    "nllb-200-distilled-600M": ({"model_type": "m2m_100", "vocab_size": 256206}, 615_073_792),
 }
 TRACED = ("bert-large-uncased", "albert-xxlarge-v2", "ModernBERT-base", "deberta-v2-xlarge")  # one a lineage
 
@@ -190,7 +203,8 @@ def test_a_forward_at_real_size_gives_its_shapes_and_takes_no_memory(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_real_sizes_can_be_cut_over_eight_devices(name, mesh):
     raw = PUBLISHED[name][0]
-    _, config, tree = declared(raw, "causal-lm" if "causal-lm" in family_for(raw["model_type"]).heads else "masked-lm")
+    words = [head for head in ("causal-lm", "masked-lm", "seq2seq-lm") if head in family_for(raw["model_type"]).heads]
+    _, config, tree = declared(raw, words[0])
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if heads % mesh.tensor:
         with pytest.raises(InputError, match="'heads' of size"):

@@ -14,8 +14,9 @@ import jaxformers as jf
 from jaxformers.errors import InputError
 from jaxformers.generate import GenerationConfig, beams, loop, stream
 from jaxformers.generate.config import config_for
-from jaxformers.generate.processors import Written, chain, knobs_of, rules_of
+from jaxformers.generate.processors import chain, knobs_of, rules_of
 from jaxformers.generate.run import Run
+from jaxformers.generate.written import Written
 from tests.families.table import BERT, GPT2, LLAMA, T5, strong
 from tests.goldens.make_generate import ENDS, LEFT, OPTIONS, PROMPT
 

@@ -25,7 +25,7 @@ def torch():
 
 def theirs(row):
     model = torch_model(family_for(row.family).architectures[row.whole], dict(row.config))
-    model.generation_config.eos_token_id = None
+    model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
     model.generation_config.use_cache = True
     return model
 

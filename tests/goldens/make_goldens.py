@@ -189,7 +189,32 @@ MT5 = {  # narrow, for its attention is not scaled, nor are its states
     "num_decoder_layers": 1,  # transformers cannot generate where the decoder is the deeper one
     "feed_forward_proj": "gated-gelu",
 }
-ENCODER_DECODERS = {"T5": T5, "MT5": MT5}
+BART = {
+    "model_type": "bart",
+    "vocab_size": 64,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 24,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+    "attention_dropout": 0.1,
+    "use_cache": False,
+}
+MBART = {**BART, "model_type": "mbart", "decoder_start_token_id": 5, "scale_embedding": True}
+MARIAN = {**BART, "model_type": "marian", "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+          "activation_function": "swish", "scale_embedding": True}  # fmt: skip
+M2M_100 = {**BART, "model_type": "m2m_100", "activation_function": "relu", "scale_embedding": True}
+PEGASUS = {**MARIAN, "model_type": "pegasus", "activation_function": "relu"}
+ENCODER_DECODERS = {"T5": T5, "MT5": MT5, "Bart": BART, "MBart": MBART, "Marian": MARIAN, "M2M100": M2M_100,
+                    "Pegasus": PEGASUS}  # fmt: skip
 READ_BOTH = [config["model_type"] for config in ENCODER_DECODERS.values()]
 # One config a family is what its row in tests/families/table.py is about; what varies it stands there.
 TINIES = {
@@ -256,7 +281,11 @@ def heads_of_encoder_decoders(name: str, config: dict[str, Any]) -> dict[str, tu
     """Cases for an encoder-decoder's states, and its words."""
     return {
         config["model_type"]: (f"{name}Model", None, config),
-        f"{config['model_type']}-words": (f"{name}ForConditionalGeneration", "seq2seq-lm", config),
+        f"{config['model_type']}-words": (
+            "MarianMTModel" if name == "Marian" else f"{name}ForConditionalGeneration",
+            "seq2seq-lm",
+            config,
+        ),
     }
 
 
@@ -298,8 +327,8 @@ PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_
           "logits_aggregation", "logits")  # fmt: skip
 # XLNet's, of targets, which these inputs lack; TAPAS', by which a column is chosen and not how surely, and its pooler where
 # there are no operators.
-UNLEARNT = ("mask_emb", "transformer.mask_emb", "column_output_weights", "column_output_bias", "tapas.pooler.dense.weight",
-            "tapas.pooler.dense.bias")  # fmt: skip
+UNLEARNT = ("final_logits_bias", "mask_emb", "transformer.mask_emb", "column_output_weights", "column_output_bias",
+            "tapas.pooler.dense.weight", "tapas.pooler.dense.bias")  # fmt: skip
 SHAPES = {"bert-base": ("BertForPreTraining", {"model_type": "bert"})}
 
 
@@ -368,9 +397,10 @@ def decoder_inputs(config: dict[str, Any], head: str | None, given: dict[str, np
         last = np.arange(ids.shape[1]) == mask.sum(1, keepdims=True) - 1
         return {"input_ids": np.where(last, end, ids).astype(np.int32)}
     low = max(config["pad_token_id"], config["eos_token_id"]) + 1
+    high = config.get("decoder_vocab_size", config["vocab_size"])
     lengths = np.maximum(ids.shape[1] - np.arange(len(ids)) % ids.shape[1], 1)
     return {
-        "decoder_input_ids": integers("decoder_input_ids", ids.shape, low, config["vocab_size"]),
+        "decoder_input_ids": integers("decoder_input_ids", ids.shape, low, high),
         "decoder_attention_mask": (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int32),
     }
 
@@ -406,9 +436,9 @@ def labels(config: dict[str, Any], head: str | None, mask: np.ndarray) -> dict[s
             start, end = (np.minimum(integers(name, (B,), 0, L), mask.sum(-1) - 1) for name in ("start", "end"))
             start[-1] = end[-1] = L
             return {"start_positions": start, "end_positions": end}
-        case (
-            "masked-lm" | "causal-lm" | "seq2seq-lm"
-        ):  # of XLNet a word is predicted where it stands, of decoders one place before
+        case "seq2seq-lm":
+            return {"labels": some("labels", config.get("decoder_vocab_size", config["vocab_size"]))}
+        case "masked-lm" | "causal-lm":  # of XLNet a word is predicted where it stands, of decoders one place before
             return {"labels": some("labels", config["vocab_size"])}
         case "next-sentence-prediction":
             return {"labels": integers("labels", (B,), 0, 2)}
@@ -453,9 +483,12 @@ def words_apart(config: dict[str, Any]) -> bool:
 
 
 def parameters_of(model: Any) -> dict[str, Any]:
-    """Every parameter once: one that is tied to another under the other's name, as it is saved."""
+    """Every parameter once: one that is tied to another under the other's name, as it is saved. And a bias of the logits that
+    is none to PyTorch, for nothing learns it; but not the tables of positions that are fixed."""
     repeated = set(model.all_tied_weights_keys)
-    return {name: p for name, p in model.named_parameters(remove_duplicate=False) if name not in repeated}
+    found = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name not in repeated}
+    found |= {name: buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"}
+    return {name: p for name, p in found.items() if p.requires_grad or name == "final_logits_bias"}
 
 
 def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
