@@ -2,11 +2,12 @@
 
     python -m experiments.benchmarks.generate [--stories FOLDER]
 
-GPT-2 small's shape with random weights (saved once, so that both sides read one folder), 16 tokens of prompt and 128 new ones,
-batch 1 and 8; beam search of 4 over the same; and, where its folder is given, the trained stories260K, batch 1, 256 tokens.
-Each case and side runs in a process of its own, in turn. transformers gets the best of its attention kernels and caches. A
-rate is that of the best of several calls after a first one, which compiles and is told apart; `weights_gigabytes_a_second` is
-what a step reads of weights, over its time. Needs the [parity] extra. Run it on a quiet machine.
+The shapes of GPT-2 small and T5-small with random weights (saved once, so that both sides read one folder): 16 tokens of prompt
+and 128 new ones, batch 1 and 8; beam search of 4 over the same, and over T5's answer to 64 tokens; and, where its folder is
+given, the trained stories260K, batch 1, 256 tokens. Each case and side runs in a process of its own, in turn. transformers gets
+the best of its attention kernels and caches, its compiled step among them. A rate is that of the best of several calls after a
+first one, which compiles and is told apart; `weights_gigabytes_a_second` is what a decoder's step reads of weights, over its
+time. Needs the [parity] extra. Run it on a quiet machine.
 """
 
 import dataclasses
@@ -26,7 +27,13 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt2, batch 1": {"batch": 1, "max_new_tokens": 128},
     "gpt2, batch 8": {"batch": 8, "max_new_tokens": 128},
     "gpt2, 4 beams": {"batch": 1, "max_new_tokens": 64, "num_beams": 4},
+    "t5, 4 beams": {"batch": 1, "max_new_tokens": 64, "num_beams": 4},
     "stories260K, batch 1": {"batch": 1, "max_new_tokens": 256},
+}
+# model -> how it is built, its head, tokens of its prompt (drawn from its words)
+MODELS: dict[str, tuple[dict[str, Any], str, int]] = {
+    "gpt2": ({"model_type": "gpt2"}, "causal-lm", 16),
+    "t5": ({"model_type": "t5", "decoder_start_token_id": 0}, "seq2seq-lm", 64),
 }
 
 
@@ -46,22 +53,23 @@ class Options:
     """Where the figures go."""
 
 
-def ours(folder: str, ids: np.ndarray, passes: int, options: dict[str, Any]) -> dict[str, Any]:
+def ours(folder: str, head: str, ids: np.ndarray, passes: int, options: dict[str, Any]) -> dict[str, Any]:
     """Our rate."""
     import jax
 
     import jaxformers as jf
 
-    model = jf.load(folder, head="causal-lm")
+    model = jf.load(folder, head=head)
     run = lambda: jf.generate(model, ids, eos_token_id=None, pad_token_id=0, **options).sequences  # noqa: E731
     first, best, sequences = timed(run, passes)
-    count = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model.params))
+    read = {name: tree for name, tree in model.params.items() if name != "encoder"}
+    count = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(read))
     rate = ids.shape[0] * options["max_new_tokens"] / best
     return {
         "rate": rate,
         "first_call_seconds": first,
         "weights_gigabytes_a_second": count / 1e9 * rate / ids.shape[0],
-        "tokens": sequences[:, ids.shape[1] :].tolist(),
+        "tokens": sequences[:, -options["max_new_tokens"] :].tolist(),
     }
 
 
@@ -79,10 +87,13 @@ def measure(side: str, case: str, folder: str, passes: int) -> dict[str, Any]:
     """One side's figures of one case."""
     options = dict(CASES[case])
     batch = options.pop("batch")
-    story = case.startswith("stories")
-    ids = np.ones((1, 1), np.int32) if story else np.random.default_rng(0).integers(0, 50257, (batch, 16), np.int32)
+    name = case.split(",")[0]
+    ids, head = np.ones((1, 1), np.int32), "causal-lm"
+    if name in MODELS:
+        head = MODELS[name][1]
+        ids = np.random.default_rng(0).integers(3, 32000, (batch, MODELS[name][2]), np.int32)
     if side == "ours":
-        return ours(folder, ids, passes, options)
+        return ours(folder, head, ids, passes, options)
     from experiments.benchmarks.generate_peer import theirs
 
     return theirs(folder, ids, passes, options, timed)
@@ -93,15 +104,16 @@ def main(options: Options) -> dict[str, Any]:
     results: dict[str, Any] = {}
     environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     with tempfile.TemporaryDirectory() as folder:
-        code = "import sys, jaxformers as jf; jf.save(jf.load({'model_type': 'gpt2'}, head='causal-lm', seed=1), sys.argv[1])"
-        subprocess.run([sys.executable, "-c", code, folder], check=True)
+        for name, (config, head, _) in MODELS.items():
+            code = f"import jaxformers as jf; jf.save(jf.load({config}, head={head!r}, seed=1), {f'{folder}/{name}'!r})"
+            subprocess.run([sys.executable, "-c", code], check=True)
         for case in options.cases or CASES:
             story = case.startswith("stories")
             if story and options.stories is None:
                 continue
             results[case] = {}
             for side in options.sides:
-                where = str(options.stories) if story else folder
+                where = str(options.stories) if story else f"{folder}/{case.split(',')[0]}"
                 args = [
                     sys.executable,
                     "-m",
