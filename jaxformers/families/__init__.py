@@ -38,6 +38,7 @@ MODULES = {
     "roberta": "jaxformers.families.roberta",
     "t5": "jaxformers.families.t5",
     "tapas": "jaxformers.families.tapas",
+    "transfo-xl": "jaxformers.families.transfo_xl",
     "xlm": "jaxformers.families.xlm",
     "xlm-roberta": "jaxformers.families.xlm_roberta",
     "xlnet": "jaxformers.families.xlnet",

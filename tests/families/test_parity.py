@@ -45,7 +45,6 @@ from tests.families.table import (
     GEMMA3,
     GPT2,
     GPT_NEOX,
-    HEADS,
     LLAMA,
     M2M_100,
     MARIAN,
@@ -57,9 +56,9 @@ from tests.families.table import (
     QWEN2,
     QWEN3,
     ROBERTA,
-    ROWS,
     T5,
     TAPAS,
+    THEIRS,
     XLM,
     XLNET,
     Arrays,
@@ -73,9 +72,10 @@ from tests.families.table import (
 from tests.goldens.make_goldens import draw, integers, torch_model, torch_results
 
 pytestmark = pytest.mark.parity
+HEADS = [(row, head) for row in THEIRS for head in row.heads]
 VARIANTS = [
     pytest.param(row, head, changes, id=f"{row.family}-{name}-{head}")
-    for row in ROWS
+    for row in THEIRS
     for name, (heads, changes) in row.variants.items()
     for head in heads
 ]
@@ -156,7 +156,7 @@ def test_a_file_with_one_table_where_there_may_be_two(tmp_path):
     assert_same({"logits": found["logits"]}, {"logits": expected["logits"]})
 
 
-@pytest.mark.parametrize("row", ROWS, ids=name_of)
+@pytest.mark.parametrize("row", THEIRS, ids=name_of)
 def test_their_config_reads_ours_as_it_was(row, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = row.config_for("sequence-classification") | {"problem_type": "multi_label_classification"}

@@ -216,6 +216,21 @@ PEGASUS = {**MARIAN, "model_type": "pegasus", "activation_function": "relu"}
 ENCODER_DECODERS = {"T5": T5, "MT5": MT5, "Bart": BART, "MBart": MBART, "Marian": MARIAN, "M2M100": M2M_100,
                     "Pegasus": PEGASUS}  # fmt: skip
 READ_BOTH = [config["model_type"] for config in ENCODER_DECODERS.values()]
+TRANSFO_XL = {  # its goldens are made by make_transfo_xl, with an older transformers
+    "model_type": "transfo-xl",
+    "vocab_size": 64,
+    "d_model": 32,
+    "d_embed": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "d_head": 8,
+    "d_inner": 48,
+    "cutoffs": [20, 40],
+    "div_val": 2,
+    "mem_len": 5,
+    "clamp_len": 3,
+    "pad_token_id": 0,
+}
 # One config a family is what its row in tests/families/table.py is about; what varies it stands there.
 TINIES = {
     "DistilBert": DISTILBERT,
@@ -237,7 +252,7 @@ KIN = {
     "openai-gpt": (OPENAI_GPT, "OpenAIGPTModel", "OpenAIGPTLMHeadModel"),
     "ctrl": (CTRL, "CTRLModel", "CTRLLMHeadModel"),
 }
-LOOK_BACK = ["gpt2", "llama", *KIN]
+LOOK_BACK = ["gpt2", "llama", *KIN, "transfo-xl"]
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 
