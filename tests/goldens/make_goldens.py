@@ -147,6 +147,7 @@ GEMMA2 = {**GEMMA, "model_type": "gemma2", "sliding_window": 5, "query_pre_attn_
 GEMMA3 = {
     **GEMMA,
     "model_type": "gemma3_text",
+    "rms_norm_eps": 1e-2,  # with less, rounding grows in two layers to what a fault would be
     "sliding_window": 5,
     "sliding_window_pattern": 2,
     "query_pre_attn_scalar": 5,
