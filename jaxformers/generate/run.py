@@ -111,6 +111,8 @@ class Run:
         self.each = self.rules.beams if self.rules.beams > 1 else self.config.num_return_sequences  # rows a prompt
         params, compiled = _prepared(model)
         small = (None, None) if assistant is None else _prepared(assistant)
+        if small[1] is not None and small[1][-1] != compiled[-1]:
+            raise InputError("assistant_model must lie on the model's devices: load both with the same mesh")
         self.params: Any = params if self.ahead is None else (params, small[0])
         self.key: Any = compiled if self.ahead is None else (compiled, small[1])
         self.state: Any = None

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import jaxformers as jf
+from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
 from jaxformers.generate import assist, stream
 from jaxformers.generate.run import Run
+from jaxformers.parallel import MeshConfig, make_mesh
 from tests.families.table import GPT2, LLAMA, T5, strong
 from tests.goldens.make_generate import ENDS, LEFT, OPTIONS, PROMPT
 
@@ -179,6 +181,13 @@ def test_streams_and_programs(model, near):
         jf.generate(model, PROMPT[:, :length], assistant_model=near, max_new_tokens=new, eos_token_id=[7, 21])
     assert assist.start._cache_size() - before[0] <= 2
     assert assist.go_on._cache_size() - before[1] <= 2
+
+
+def test_models_on_different_devices_are_refused(model):
+    mesh = make_mesh(MeshConfig())
+    far = dataclasses.replace(model, params=jax.device_put(model.params, shardings(model.declare(), mesh)))
+    with pytest.raises(InputError, match="assistant_model must lie on the model's devices"):
+        jf.generate(far, PROMPT, assistant_model=model)
 
 
 @pytest.mark.parametrize(
