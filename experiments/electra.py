@@ -243,7 +243,7 @@ RECIPE = Recipe(
     prepare=prepare,
     texts=mlm.RECIPE.texts,
     told=("loss",),
-    settings={"per_device_train_batch_size": 16},
+    small=finetune.Start(settings={**finetune.SETTINGS, "per_device_train_batch_size": 16}),
     shuffled=False,
 )
 

@@ -72,6 +72,31 @@ class Prepared:
     export: Callable[[Model, Any, Any], Any] = save
 
 
+# The small BERT of a first run without network, and how it is trained.
+SMALL = {"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 128, "max_position_embeddings": 128, "initializer_range": 0.1,
+         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "num_train_epochs": 5.0, "warmup_steps": 100, "logging_steps": 250,
+                            "per_device_train_batch_size": 32, "per_device_eval_batch_size": 64}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A model that learns from nothing.
+
+    Args:
+      called: what it is, after "a".
+      sizes: the flags -> its config.json, but for the vocabulary's size.
+      learn: training texts -> its tokenizer.
+      settings: training arguments of its run, where the flags leave them at their defaults.
+    """
+
+    called: str = "small BERT"
+    sizes: Callable[[Any], Mapping[str, Any]] = lambda config: SMALL
+    learn: Callable[[list[str]], Tokenizer] = lambda texts: train_wordpiece(texts, vocab_size=600)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SETTINGS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """One fine-tuning experiment.
@@ -87,8 +112,8 @@ class Recipe:
       prepare: (splits, tokenizer, config) -> what is trained and evaluated on.
       texts: the training texts a tokenizer is learned from, where the model starts from nothing.
       told: names of the metrics that are printed in the end.
-      small: config keys of the small model, over `SMALL`.
-      settings: training arguments of the run on bundled data, where the flags leave them at their defaults.
+      small: what learns from the bundled data.
+      own: what learns from data that --data names, where --model names nothing; None goes on from `model`.
       column_names: the columns of its own files where these have no header line.
       shuffled: whether rows are put into random order before some are held out; not where neighbours belong together.
     """
@@ -103,18 +128,10 @@ class Recipe:
     prepare: Callable[[dict[str, Table], Tokenizer, Any], Prepared]
     texts: Callable[[Table], list[str]]
     told: tuple[str, ...]
-    small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    small: Start = Start()
+    own: Start | None = None
     column_names: tuple[str, ...] | None = None
     shuffled: bool = True
-
-
-# The small BERT of a first run without network, and how it is trained.
-SMALL = {"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "intermediate_size": 128, "max_position_embeddings": 128, "initializer_range": 0.1,
-         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
-SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "num_train_epochs": 5.0, "warmup_steps": 100, "logging_steps": 250,
-                            "per_device_train_batch_size": 32, "per_device_eval_batch_size": 64}  # fmt: skip
 
 
 def run(config: Any, recipe: Recipe) -> dict[str, Any]:
@@ -125,22 +142,19 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
         return results
     if config.do_predict and recipe.head not in CLASSIFIED:
         raise InputError(f"do_predict writes classes, which {recipe.name} has not: use a pipeline over the saved model")
-    config, source = choose(config, recipe)
+    config, source, start = choose(config, recipe)
     if source == "bundled":
         config = config.replace(data=source)
     splits = read(config, source, recipe)
     mesh = make_mesh(config.mesh)
-    from_nothing = source == "bundled" and config.model is None
-    started_from = "random parameters (a small BERT)" if from_nothing else config.model or recipe.model
-    tokenizer = (
-        train_wordpiece(recipe.texts(splits["train"]), vocab_size=600) if from_nothing else load_tokenizer(started_from)
-    )
+    started_from = f"random parameters (a {start.called})" if start else config.model or recipe.model
+    tokenizer = start.learn(recipe.texts(splits["train"])) if start else load_tokenizer(started_from)
     prepared = recipe.prepare(splits, tokenizer, config)
     model = (
         prepared.build(mesh)
         if prepared.build is not None
         else load(
-            {**SMALL, **recipe.small, "vocab_size": len(tokenizer)} if from_nothing else started_from,
+            {**start.sizes(config), "vocab_size": len(tokenizer)} if start else started_from,
             recipe.head,
             mesh=mesh,
             seed=config.seed,
@@ -195,27 +209,34 @@ def tell(recipe: Recipe, dataset: str, metrics: dict[str, Any], output_dir: str)
         )
 
 
-def choose(config: Any, recipe: Recipe) -> tuple[Any, str]:
-    """What to run on. Only with neither --model nor --data, and no hub in reach, does it fall back to the bundled data."""
+def choose(config: Any, recipe: Recipe) -> tuple[Any, str, Start | None]:
+    """What to run on, and what learns it where it learns from nothing.
+
+    Only with neither --model nor --data, and no hub in reach, does it fall back to the bundled data.
+    """
     source = config.data
     if source is None:
         source = recipe.data
         if config.tiny and config.model is None:
             source = "bundled"
         elif config.model is None and not hub_reachable():
-            print(f"!!! The hub cannot be reached: this is NOT {recipe.name}. A small BERT is trained from random parameters on "
-                  f"{recipe.bundled_is} bundled in bundled/{recipe.bundled}. !!!", flush=True)  # fmt: skip
+            print(f"!!! The hub cannot be reached: this is NOT {recipe.name}. A {recipe.small.called} is trained from random "
+                  f"parameters on {recipe.bundled_is} bundled in bundled/{recipe.bundled}. !!!", flush=True)  # fmt: skip
             source = "bundled"
-    if source == "bundled" and config.model is None:
-        default, settings = type(config)(), {**SETTINGS, **recipe.settings}
-        config = config.replace(**{k: v for k, v in settings.items() if getattr(config, k) == getattr(default, k)})
+    start = None
+    if config.model is None and (source == "bundled" or (config.data is not None and recipe.own is not None)):
+        start = recipe.small if source == "bundled" or config.tiny else recipe.own
+    if start is not None:
+        default = type(config)()
+        chosen = {k: v for k, v in start.settings.items() if getattr(config, k) == getattr(default, k)}
+        config = config.replace(**chosen)
     if config.tiny:
         config = config.replace(
             max_train_samples=config.max_train_samples or 64,
             max_eval_samples=config.max_eval_samples or 32,
             num_train_epochs=1.0,
         )
-    return config, source
+    return config, source, start
 
 
 def read(config: Any, source: str, recipe: Recipe) -> dict[str, Table]:

@@ -17,6 +17,7 @@ ALIASES = {
     "--model-name-or-path": "--model",
     "--dataset-name": "--data",
     "--max-seq-length": "--max-length",
+    "--block-size": "--max-length",
     "--evaluation-strategy": "--eval-strategy",
     "--train-batch-size": "--per-device-train-batch-size",
     "--eval-batch-size": "--per-device-eval-batch-size",

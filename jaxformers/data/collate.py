@@ -22,6 +22,7 @@ PAD_VALUES: dict[str, float] = {
     "input_ids": 0,
     "token_type_ids": 0,
     "attention_mask": 0,
+    "position_ids": 0,
     "special_tokens_mask": 1,
     "p_mask": 1,  # no answer begins or ends in padding
     "labels": IGNORE,  # only labels that are sequences; the losses leave -100 out

@@ -11,6 +11,7 @@ _HOME = {
     "Encoding": "text",
     "Tokenizer": "text",
     "load_tokenizer": "text",
+    "train_byte_level": "tokenizer_training",
     "train_wordpiece": "tokenizer_training",
 }
 __all__ = list(_HOME)

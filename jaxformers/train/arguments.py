@@ -6,7 +6,7 @@ from typing import Any, Self
 from jaxformers.errors import InputError
 
 STRATEGIES = ("no", "steps", "epoch")
-SCHEDULES = ("linear", "constant", "constant_with_warmup")
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 OPTIMIZERS = ("adamw",)
 TRACKERS = ("none", "tensorboard")
 
@@ -47,7 +47,7 @@ class TrainingArguments:
     learning_rate: float = 5e-5
     """The peak learning rate."""
     lr_scheduler_type: str = "linear"
-    """linear, constant or constant_with_warmup."""
+    """linear, cosine, constant or constant_with_warmup."""
     warmup_steps: int = 0
     """Steps of linear rise from zero."""
     warmup_ratio: float = 0.0

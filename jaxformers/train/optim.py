@@ -30,7 +30,7 @@ def make_schedule(args: TrainingArguments, num_training_steps: int | None = None
     """
     total = num_training_steps if num_training_steps is not None else args.max_steps
     warmup_from_ratio = args.warmup_ratio > 0 and args.warmup_steps == 0
-    if total <= 0 and (args.lr_scheduler_type == "linear" or warmup_from_ratio):
+    if total <= 0 and (args.lr_scheduler_type in ("linear", "cosine") or warmup_from_ratio):
         raise InputError("the schedule needs the number of steps: pass num_training_steps, or set max_steps")
     warmup = -(-int(total * args.warmup_ratio * 1_000_000) // 1_000_000) if warmup_from_ratio else args.warmup_steps
     if args.lr_scheduler_type == "constant":
@@ -39,9 +39,12 @@ def make_schedule(args: TrainingArguments, num_training_steps: int | None = None
     def schedule(step: Any) -> Any:
         step = jnp.asarray(step, jnp.float32)
         rise = step / max(1, warmup)
+        left = jnp.maximum(0.0, (total - step) / max(1, total - warmup))
         fall: Any = 1.0
         if args.lr_scheduler_type == "linear":
-            fall = jnp.maximum(0.0, (total - step) / max(1, total - warmup))
+            fall = left
+        elif args.lr_scheduler_type == "cosine":  # half a wave (Loshchilov & Hutter 2017)
+            fall = 0.5 * (1.0 + jnp.cos(jnp.pi * (1.0 - left)))
         return args.learning_rate * jnp.where(step < warmup, rise, fall)
 
     return schedule

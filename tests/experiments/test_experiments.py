@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tokenizers
 
-from experiments import electra, finetune, glue, mlm, ner, squad, swag
+from experiments import clm, electra, finetune, glue, mlm, ner, squad, swag
 from experiments.launch import parse
 from jaxformers.data import Table
 from jaxformers.errors import DataError, InputError
-from jaxformers.preprocess import train_wordpiece
+from jaxformers.preprocess import train_byte_level, train_wordpiece
 from jaxformers.train import EvalPrediction
 
 BUNDLED = Path(finetune.__file__).parent / "bundled"
@@ -26,6 +26,7 @@ RUNS = {
     "squad": (["--max-length", "64"], ("exact_match", "f1")),
     "ner": ([], ("precision", "recall", "f1", "accuracy")),
     "mlm": (["--max-length", "32"], ("perplexity",)),
+    "clm": (["--max-length", "32", "--packing", "--sample-tokens", "4"], ("perplexity",)),
     "swag": ([], ("accuracy",)),
     "electra": (["--max-length", "32"], ("loss",)),
 }
@@ -232,6 +233,32 @@ def test_text_is_cut_into_blocks():
     assert mlm.blocks(table, tokenizer, config)["input_ids"] == [[cls, *ids[:3], sep], [cls, *ids[3:], sep]]
     lines = mlm.blocks(table, tokenizer, config.replace(line_by_line=True))["input_ids"]
     assert [len(line) for line in lines] == [5, 5]
+
+
+# -- CLM ---------------------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_joined_line_by_line():
+    config = parse(clm.Config, ["--data", "x.txt"], "", "clm")
+    table = clm.read({"train": Table({"text": ["To be,", "", "or\n"]})}, config)["train"]
+    assert table["text"] == ["To be,\n", "\n", "or\n"]
+    assert clm.read({"train": table}, config.replace(packing=True))["train"]["text"] == ["To be,\n", "or\n"]
+    tokenizer = train_byte_level(table["text"], vocab_size=257)
+    rows = clm.blocks(table, tokenizer, 4)
+    assert [tokenizer.decode(row) for row in rows["input_ids"]] == ["To b", "e,\n\n"]
+    assert rows["labels"] == rows["input_ids"]
+    with pytest.raises(DataError, match="data has 11 tokens, which fill no block of 64"):
+        clm.blocks(table, tokenizer, 64)
+
+
+def test_data_of_ones_own_without_a_model_starts_from_nothing():
+    config, source, start = finetune.choose(parse(clm.Config, ["--data", "x.txt"], "", "clm"), clm.RECIPE)
+    assert (source, config.max_length, config.lr_scheduler_type) == ("x.txt", 256, "cosine")
+    assert start.sizes(config)["n_positions"] == 256
+    config, _, start = finetune.choose(config.replace(model="gpt2"), clm.RECIPE)
+    assert start is None
+    _, _, start = finetune.choose(parse(mlm.Config, ["--data", "x.txt"], "", "mlm"), mlm.RECIPE)
+    assert start is None
 
 
 def test_only_classes_are_written_as_predictions(tmp_path):

@@ -57,11 +57,11 @@ def test_prediction_without_training(tmp_path):
 
 
 def test_with_no_source_and_no_hub_it_falls_back_and_says_so(capsys):
-    chosen, source = finetune.choose(config(), mrpc.RECIPE)
+    chosen, source, _ = finetune.choose(config(), mrpc.RECIPE)
     assert source == "bundled"
     assert "NOT MRPC" in capsys.readouterr().out
     assert chosen.learning_rate == finetune.SETTINGS["learning_rate"]
-    kept, _ = finetune.choose(config("--learning-rate", "0.5", "--num-train-epochs", "1"), mrpc.RECIPE)
+    kept, *_ = finetune.choose(config("--learning-rate", "0.5", "--num-train-epochs", "1"), mrpc.RECIPE)
     assert (kept.learning_rate, kept.num_train_epochs) == (0.5, 1.0)
 
 

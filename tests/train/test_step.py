@@ -12,7 +12,7 @@ from jaxformers.checkpoints import load
 from jaxformers.data import Batches, Table
 from jaxformers.errors import InputError
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
-from jaxformers.train import TrainingArguments, make_train_step
+from jaxformers.train import TrainingArguments, make_schedule, make_train_step
 from jaxformers.train.losses import default_loss
 from jaxformers.train.step import inputs_of
 from tests.families.table import T5
@@ -193,3 +193,12 @@ def test_an_encoder_decoder_learns_from_labels_alone():
         state, metrics = step(state, step.put(batch))
         losses.append(float(metrics["loss_sum"] / metrics["loss_count"]))
     assert losses[-1] < losses[0] / 2
+
+
+def test_the_cosine_schedule_is_half_a_wave():
+    args = TrainingArguments(learning_rate=2.0, lr_scheduler_type="cosine", warmup_steps=2)
+    rates = [float(make_schedule(args, 10)(step)) for step in (0, 1, 2, 4, 6, 8, 10, 11)]
+    half = 2**-0.5
+    np.testing.assert_allclose(rates, [0, 1, 2, 1 + half, 1, 1 - half, 0, 0], atol=1e-6)
+    with pytest.raises(InputError, match="needs the number of steps"):
+        make_schedule(args)
