@@ -53,7 +53,7 @@ class Pieces:
                 first, last = covering(spans[start:end])
                 place = part[first:last]
                 assert place is not None, "a word's place lies in its text"
-                found.append(_renamed(place, piece))
+                found.append(renamed(place, piece))
                 start = end
         return found
 
@@ -76,7 +76,7 @@ class Pieces:
         return tuple(pieces)
 
 
-def _renamed(part: tokenizers.NormalizedString, piece: str) -> tokenizers.NormalizedString:
+def renamed(part: tokenizers.NormalizedString, piece: str) -> tokenizers.NormalizedString:
     """A part of a text under the name of a piece, its place in the text kept.
 
     The library takes the place from the first and the last character: these are renamed, and what more the piece has
