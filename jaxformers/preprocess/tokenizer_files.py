@@ -172,7 +172,10 @@ def write_folder(
     for name, content in files.items():
         unfinished = directory / f".{name}.{os.getpid()}"
         try:
-            unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
+            if isinstance(content, bytes):
+                unfinished.write_bytes(content)
+            else:
+                unfinished.write_text(content, encoding="utf-8", newline="\n")
             unfinished.replace(directory / name)
         finally:
             unfinished.unlink(missing_ok=True)
