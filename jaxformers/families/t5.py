@@ -41,6 +41,7 @@ class T5Config(TextConfig):
     num_hidden_layers: int = 6
     num_decoder_layers: int | None = None
     num_attention_heads: int = 8
+    max_position_embeddings: int | None = None  # type: ignore[assignment]  # there is no longest text
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     hidden_dropout_prob: float = 0.1

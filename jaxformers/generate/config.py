@@ -251,6 +251,8 @@ def config_for(model: Any, given: GenerationConfig | None, options: Mapping[str,
     raw = json.loads(model.config.raw)
     ids = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
            "forced_eos_token_id")  # fmt: skip
+    if model.head == "seq2seq-lm":  # whose configs have these of their own, with defaults
+        raw = {key: getattr(model.config, key, None) for key in ids} | raw
     found = {key: raw[key] for key in ids if raw.get(key) is not None and (raw[key] != -1)}
     values = _known(found, "config.json")
     values |= _without_none(_known(model.generation, "generation_config.json"))

@@ -336,7 +336,7 @@ def _most(model: Model, config: GenerationConfig, given: int, longest: int) -> i
                 f"max_length is {config.max_length} and the prompt has {given} tokens: give max_new_tokens"
             )
     else:
-        most = max(1, min(20, limit - given))
+        most = 20 if limit is None else max(1, min(20, limit - given))
     has_table = "position" in model.params["embeddings"] or "position" in model.params.get("decoder", ())
     if has_table and longest + most - 1 > limit:  # the last token is not read
         raise InputError(f"{longest} tokens and {most} new ones are too many: this model has positions for {limit}")

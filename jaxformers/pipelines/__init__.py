@@ -8,6 +8,7 @@ import difflib
 import inspect
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from jaxformers.core.compilation import enable_cache
 from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
 from jaxformers.families import Model, family_for
-from jaxformers.pipelines import answers, embeddings, generation, masks, pairs, tables, text, tokens
+from jaxformers.pipelines import answers, embeddings, generation, masks, pairs, seq2seq, tables, text, tokens
 from jaxformers.pipelines.base import Forward, Pipeline, Preprocess, compose
 from jaxformers.pipelines.inputs import Parts
 from jaxformers.preprocess import Tokenizer, load_tokenizer
@@ -48,6 +49,8 @@ class Task:
 
 
 MINILM = ("sentence-transformers/all-MiniLM-L6-v2", "8b3219a92973c328a8e22fadcfa821b5dc75636a")
+T5_BASE = ("google-t5/t5-base", "a9723ea")
+DIRECTION = re.compile(r"translation_[^_]+_to_[^_]+")  # a task's own name, of the kind "translation"
 TASKS = {
     "text-classification": Task(
         text.text_classification,
@@ -71,6 +74,9 @@ TASKS = {
     ),
     "fill-mask": Task(masks.fill_mask, "masked-lm", ("distilbert/distilroberta-base", "fb53ab8")),
     "text-generation": Task(generation.text_generation, "causal-lm", ("openai-community/gpt2", "607a30d")),
+    "text2text-generation": Task(seq2seq.text2text_generation, "seq2seq-lm", T5_BASE),
+    "summarization": Task(seq2seq.summarization, "seq2seq-lm", ("sshleifer/distilbart-cnn-12-6", "a4f8f3e")),
+    "translation": Task(seq2seq.translation, "seq2seq-lm", T5_BASE),
     "zero-shot-classification": Task(
         pairs.zero_shot_classification, "sequence-classification", ("facebook/bart-large-mnli", "d7645e1")
     ),
@@ -88,6 +94,7 @@ HEAD_TASKS = {
     "table-question-answering": "table-question-answering",
     "masked-lm": "fill-mask",
     "causal-lm": "text-generation",
+    "seq2seq-lm": "text2text-generation",
     "next-sentence-prediction": "next-sentence-prediction",
     "multiple-choice": "multiple-choice",
     None: "feature-extraction",
@@ -144,7 +151,9 @@ def pipeline(
         if not isinstance(made, Pipeline):
             raise InputError(f"the factory of {task!r} must return a Pipeline, found {type(made).__name__}")
         return made if batch_size is None else dataclasses.replace(made, batch_size=batch_size)
-    if task is not None:
+    if task is not None and DIRECTION.fullmatch(task):
+        task, options = "translation", {"direction": task, **options}
+    elif task is not None:
         task = _known(task)
     elif model is None:
         raise InputError("pipeline needs a task, a model, or both")

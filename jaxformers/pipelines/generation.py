@@ -89,7 +89,7 @@ def text_generation(parts: Parts) -> Pipeline:
                     )
                 row = {key: [tokenizer.bos_token_id if key == "input_ids" else 1] for key in row}
             if handle_long_generation == "hole":
-                room = parts.max_length - (max_new_tokens or _defaults(model, {})["max_new_tokens"])
+                room = parts.max_length - (max_new_tokens or with_defaults(model, {}, DEFAULTS)["max_new_tokens"])
                 if room < 1:
                     raise InputError(
                         f"max_new_tokens leaves no room for a prompt: the model takes {parts.max_length} tokens"
@@ -105,10 +105,10 @@ def text_generation(parts: Parts) -> Pipeline:
         ids, mask = np.asarray(batch["input_ids"]), np.asarray(batch["attention_mask"])
         if (stops := options.pop("stop_sequence", None)) is not None:
             options["stop_strings"] = stops
-        named = {key: options.pop(key) for key in _OWN if key in options}
+        named = {key: options.pop(key) for key in OWN if key in options}
         seed = named.pop("rng", None)
         key = jax.random.key(seed or 0) if seed is None or isinstance(seed, int) else seed
-        options = _defaults(model, options, named.get("generation_config"))
+        options = with_defaults(model, options, DEFAULTS, named.get("generation_config"))
         config = config_for(model, named.get("generation_config"), options)
         ends = config.eos_token_id or ()
         new: list[np.ndarray] = []  # of each row [results, steps], up to its own last token
@@ -124,11 +124,11 @@ def text_generation(parts: Parts) -> Pipeline:
         outputs: Batch = {
             "prompt": ids,
             "new": np.stack([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in new]),
-            "kept": np.array([[_length(result, ends) for result in row] for row in new]),
+            "kept": np.array([[kept_length(result, ends) for result in row] for row in new]),
         }
         return {**outputs, HOST: batch[HOST]} if HOST in batch else outputs
 
-    forward.__signature__ = _signature()  # type: ignore[attr-defined]
+    forward.__signature__ = generation_signature()  # type: ignore[attr-defined]
 
     def postprocess(
         outputs: Batch,
@@ -162,24 +162,26 @@ def text_generation(parts: Parts) -> Pipeline:
     return Pipeline(Preprocess(read, encode, collate, parts.devices, arrange, window=8), forward, postprocess)
 
 
-_OWN = ("rng", "generation_config", "logits_processor", "prefix_allowed_tokens_fn", "stop_sequence")
+OWN = ("rng", "generation_config", "logits_processor", "prefix_allowed_tokens_fn", "stop_sequence")
 
 
-def _signature() -> inspect.Signature:
-    """A batch, and every option of `generate` by its name, so that a pipeline knows them."""
-    names = (*_OWN, *(field.name for field in dataclasses.fields(GenerationConfig)))
+def generation_signature(*more: str) -> inspect.Signature:
+    """A batch, and every option of `generate` (and `more`) by its name, so that a pipeline knows them."""
+    names = (*more, *OWN, *(field.name for field in dataclasses.fields(GenerationConfig)))
     kind = inspect.Parameter
     options = [kind(name, kind.KEYWORD_ONLY, default=None) for name in names]
     return inspect.Signature([kind("batch", kind.POSITIONAL_OR_KEYWORD), *options])
 
 
-def _defaults(model: Any, options: Mapping[str, Any], given: GenerationConfig | None = None) -> dict[str, Any]:
-    """Options of a call, with the pipeline's own for what neither it nor the model says."""
+def with_defaults(
+    model: Any, options: Mapping[str, Any], defaults: Mapping[str, Any], given: GenerationConfig | None = None
+) -> dict[str, Any]:
+    """Options of a call, with a pipeline's `defaults` for what neither it nor the model says."""
     said = {**model.generation, **options}
     if given is not None:
         said |= {field.name: getattr(given, field.name) for field in dataclasses.fields(given)
                  if getattr(given, field.name) != field.default}  # fmt: skip
-    added = {key: value for key, value in DEFAULTS.items() if said.get(key) is None}
+    added = {key: value for key, value in defaults.items() if said.get(key) is None}
     if said.get("max_length") is not None:
         added.pop("max_new_tokens", None)
     if not {**added, **said}.get("do_sample"):
@@ -187,7 +189,7 @@ def _defaults(model: Any, options: Mapping[str, Any], given: GenerationConfig | 
     return {**added, **options}
 
 
-def _length(tokens: np.ndarray, ends: tuple[int, ...]) -> int:
+def kept_length(tokens: np.ndarray, ends: tuple[int, ...]) -> int:
     """How many tokens there are up to the first that ends a text, with it."""
     ended = np.flatnonzero(np.isin(tokens, ends))
     return int(ended[0]) + 1 if len(ended) else len(tokens)

@@ -8,6 +8,7 @@ ten microseconds. So one tokenizer may serve many threads, and no call sees what
 """
 
 import logging
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Tokenizer(Vocabulary):
         clean_up_tokenization_spaces: bool = False,
         config: Mapping[str, Any] | None = None,
         splitter: Any = None,
-        files: Mapping[str, str] | None = None,
+        files: Mapping[str, str | bytes] | None = None,
     ) -> None:
         super().__init__(share(backend), special_tokens or {}, extra_special_tokens, clean_up_tokenization_spaces)
         self.tokenizer_class = tokenizer_class
@@ -300,6 +301,11 @@ class Tokenizer(Vocabulary):
         if self.extra_special_tokens:
             config["extra_special_tokens"] = self.extra_special_tokens
         write_folder(Path(directory), self.backend, config, self._files)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What tokenizer_config.json says beside what has an attribute of its own, such as `src_lang`."""
+        return types.MappingProxyType(self._config)
 
     @property
     def chat_template(self) -> str | None:

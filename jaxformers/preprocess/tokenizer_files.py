@@ -17,6 +17,7 @@ import tokenizers
 
 from jaxformers.errors import InputError
 from jaxformers.preprocess.sentencepiece_file import read_sentencepiece
+from jaxformers.preprocess.tokenizer_languages import HABITS
 from jaxformers.preprocess.tokenizer_layouts import (
     BUILT_OPTIONS,
     CLASS_OF_MODEL,
@@ -38,6 +39,7 @@ from jaxformers.preprocess.tokenizer_layouts import (
     wordpiece_json,
 )
 from jaxformers.preprocess.tokenizer_merges import ctrl_json, xlm_json
+from jaxformers.preprocess.tokenizer_pieces import pieces_json
 from jaxformers.preprocess.tokenizer_sentencepiece import LAYOUTS_READ, sentencepiece_json
 
 UNLIMITED = int(1e30)  # what transformers writes for "no maximum"; a file may hold it rounded through a float
@@ -116,6 +118,9 @@ def read_folder(folder: Path, overrides: Mapping[str, Any]) -> tuple[tokenizers.
     added |= config.get("added_tokens_decoder") or {}
     _add_tokens(backend, added, (*special.values(), *extra), built.added, folder)
     if "post_processor" not in raw:
+        if class_name in HABITS:
+            habit = HABITS[class_name]
+            names = {**names, "language_token": habit.form.format(given.get("src_lang") or habit.default)}
         frame = frame_json(layout, names, backend.token_to_id, given)
         # Only now do all special tokens have their ids; a part enters a backend through a tokenizer.json alone.
         empty = {"type": "WordLevel", "vocab": {"": 0}, "unk_token": ""}
@@ -140,7 +145,10 @@ def read_folder(folder: Path, overrides: Mapping[str, Any]) -> tuple[tokenizers.
 
 
 def write_folder(
-    directory: Path, backend: tokenizers.Tokenizer, config: Mapping[str, Any], vocabulary_files: Mapping[str, str]
+    directory: Path,
+    backend: tokenizers.Tokenizer,
+    config: Mapping[str, Any],
+    vocabulary_files: Mapping[str, str | bytes],
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.
 
@@ -152,7 +160,7 @@ def write_folder(
         flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
         decoder = {str(index): {flag: getattr(token, flag) for flag in flags} for index, token in added}
         config = {**config, "added_tokens_decoder": decoder}
-    files = {
+    files: dict[str, str | bytes] = {
         **(vocabulary_files or {"tokenizer.json": backend.to_str(pretty=True)}),
         "tokenizer_config.json": _dumps(config),
         "special_tokens_map.json": _dumps({name: config[name] for name in SPECIAL_NAMES if name in config}),
@@ -165,7 +173,10 @@ def write_folder(
     for name, content in files.items():
         unfinished = directory / f".{name}.{os.getpid()}"
         try:
-            unfinished.write_text(content, encoding="utf-8", newline="\n")
+            if isinstance(content, bytes):
+                unfinished.write_bytes(content)
+            else:
+                unfinished.write_text(content, encoding="utf-8", newline="\n")
             unfinished.replace(directory / name)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -226,6 +237,20 @@ def _read_ctrl(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
     return ctrl_json(_json(file), _merges(file), _special(layout, given), file)
 
 
+def _read_marian(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
+    if given.get("separate_vocabs"):
+        raise InputError(
+            f"{file.parent} keeps a vocabulary for each language (separate_vocabs), which is not supported"
+        )
+    vocabulary = file.with_name("vocab.json")
+    return pieces_json(_json(vocabulary), file, _special(layout, given), vocabulary, coded=True)
+
+
+def _read_m2m_100(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
+    vocabulary = file.with_name("vocab.json")
+    return pieces_json(_json(vocabulary), file, _special(layout, given), vocabulary, coded=False)
+
+
 def _read_sentencepiece(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
     layout = layout or "sentencepiece"
     return sentencepiece_json(read_sentencepiece(file), layout, _special(layout, given), given)
@@ -243,6 +268,8 @@ _READERS = (
     _Reader(("vocab.json", "merges.txt"), ("gpt2", "roberta", "clip", "openai-gpt"), _read_byte_level),
     _Reader(("vocab.json", "merges.txt"), ("xlm",), _read_xlm),
     _Reader(("vocab.json", "merges.txt"), ("ctrl",), _read_ctrl),
+    _Reader(("source.spm", "target.spm", "vocab.json"), ("marian",), _read_marian),
+    _Reader(("sentencepiece.bpe.model", "vocab.json"), ("m2m_100",), _read_m2m_100),
     _Reader(("encoder.json", "vocab.bpe"), ("gpt2", "roberta"), _read_byte_level),
     *(
         _Reader((name,), LAYOUTS_READ, _read_sentencepiece)

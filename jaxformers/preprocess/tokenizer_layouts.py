@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jaxformers.errors import InputError
+from jaxformers.preprocess.tokenizer_languages import TOKENS
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 UNKNOWN_CLASS = "PreTrainedTokenizerFast"  # transformers takes this one's tokenizer.json as it is
@@ -71,11 +72,16 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "mask_token": "[MASK]",
     },
     "t5": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    "marian": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    "pegasus": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask_2>"},
     "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "sentencepiece": {},  # only the file says which
     "": {},  # only a tokenizer.json says how
 }
-LAYOUTS["xlm-roberta"] = LAYOUTS["roberta"]
+LAYOUTS["xlm-roberta"] = LAYOUTS["mbart"] = LAYOUTS["mbart50"] = LAYOUTS["roberta"]
+LAYOUTS["m2m_100"] = {
+    name: token for name, token in LAYOUTS["roberta"].items() if name not in ("cls_token", "mask_token")
+}
 PLAIN_INPUTS = ("input_ids", "attention_mask")
 TYPED_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -118,6 +124,11 @@ CLASSES = {
     ),
     "DebertaV2Tokenizer": TokenizerClass("deberta-v2", TYPED_INPUTS),
     "T5Tokenizer": TokenizerClass("t5", PLAIN_INPUTS),
+    "MarianTokenizer": TokenizerClass("marian", PLAIN_INPUTS),
+    "M2M100Tokenizer": TokenizerClass("m2m_100", PLAIN_INPUTS, extra_special_tokens=TOKENS["M2M100Tokenizer"]),
+    "MBartTokenizer": TokenizerClass("mbart", PLAIN_INPUTS, extra_special_tokens=TOKENS["MBartTokenizer"]),
+    "MBart50Tokenizer": TokenizerClass("mbart50", PLAIN_INPUTS, extra_special_tokens=TOKENS["MBart50Tokenizer"]),
+    "PegasusTokenizer": TokenizerClass("pegasus", PLAIN_INPUTS),
     "LlamaTokenizer": TokenizerClass("llama", PLAIN_INPUTS, padding_side="left"),
 }
 CLASS_OF_MODEL = {
@@ -132,6 +143,10 @@ CLASS_OF_MODEL = {
     "gpt_neox": "GPTNeoXTokenizer",
     "openai-gpt": "OpenAIGPTTokenizer",
     "llama": "LlamaTokenizer",
+    "m2m_100": "M2M100Tokenizer",
+    "marian": "MarianTokenizer",
+    "mbart": "MBartTokenizer",
+    "pegasus": "PegasusTokenizer",
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
     "tapas": "TapasTokenizer",
     "xlm": "XLMTokenizer",
@@ -148,7 +163,7 @@ class Built(NamedTuple):
     added: tuple[Mapping[str, Any], ...] = ()  # tokens that the file wants whole, each with a tokenizer.json's flags
     options: Mapping[str, Any] = {}  # of tokenizer_config.json, those that were built in, with their values
     splitter: Any = None  # where the library's own parts cannot split a text: an object with `pre_tokenize`
-    files: Mapping[str, str] = {}  # what `save` writes in place of a tokenizer.json, by name
+    files: Mapping[str, str | bytes] = {}  # what `save` writes in place of a tokenizer.json, by name
 
 
 # Around texts A and B: special tokens by name, each with its token type.
@@ -159,6 +174,10 @@ _FRAMES = {
     "xlm-roberta": ("bos:0 A:0 eos:0", "bos:0 A:0 eos:0 eos:0 B:0 eos:0"),
     "xlm": ("bos:0 A:0 sep:0", "bos:0 A:0 sep:0 B:1 sep:1"),
     "t5": ("A:0 eos:0", "A:0 eos:0 B:0 eos:0"),
+    "pegasus": ("A:0 eos:0", "A:0 B:0 eos:0"),
+    "marian": ("A:0 eos:0", "A:0 B:0 eos:0"),
+    "mbart": ("A:0 eos:0 language:0", "A:0 B:0 eos:0 language:0"),
+    **dict.fromkeys(("mbart50", "m2m_100"), ("language:0 A:0 eos:0", "language:0 A:0 B:0 eos:0")),
 }
 # Options that shape what is built from a vocabulary file, beside those of `OPTIONS`; a tokenizer.json is built already.
 BUILT_OPTIONS = (

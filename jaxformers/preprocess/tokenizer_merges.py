@@ -55,7 +55,7 @@ class Pieces:
                 first, last = covering(spans[start:end])
                 place = part[first:last]
                 assert place is not None, "a word's place lies in its text"
-                found.append(_renamed(place, letters + mark))
+                found.append(renamed(place, letters + mark))
                 start = end
         return found
 
@@ -80,7 +80,7 @@ class Pieces:
         return (*((piece, within) for piece in pieces[:-1]), (pieces[-1].removesuffix(_END), end))
 
 
-def _renamed(part: tokenizers.NormalizedString, piece: str) -> tokenizers.NormalizedString:
+def renamed(part: tokenizers.NormalizedString, piece: str) -> tokenizers.NormalizedString:
     """A part of a text under the name of a piece, its place in the text kept.
 
     The library takes the place from the first and the last character: these are renamed, and what more the piece has
@@ -162,7 +162,9 @@ def ctrl_json(
         replace({"String": "@@ "}, ""),
         replace({"Regex": r"\A\s+|\s+\z"}, ""),
     ]
-    files = {**built.files, "merges.txt": "#version: 0.2\n" + built.files["merges.txt"]}
+    merges = built.files["merges.txt"]
+    assert isinstance(merges, str)
+    files = {**built.files, "merges.txt": "#version: 0.2\n" + merges}
     return built._replace(raw={**built.raw, "decoder": {"type": "Sequence", "decoders": steps}}, files=files)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxformers.errors import InputError
 from jaxformers.preprocess.sentencepiece_file import Algorithm, Kind, SentencePiece
+from jaxformers.preprocess.tokenizer_languages import TOKENS
 from jaxformers.preprocess.tokenizer_layouts import Built
 
 _SPACE = "▁"
@@ -32,6 +33,9 @@ _FAMILIES = {
         Algorithm.UNIGRAM, {"do_lower_case": False, "split_by_punct": False, "add_prefix_space": True}
     ),
     "t5": _Family(Algorithm.UNIGRAM, {"extra_ids": 100}),
+    "mbart": _Family(Algorithm.UNIGRAM, {}),
+    "mbart50": _Family(Algorithm.UNIGRAM, {}),
+    "pegasus": _Family(Algorithm.UNIGRAM, {"offset": 103}),
     "llama": _Family(Algorithm.BPE, {"add_prefix_space": True, "legacy": False} | _ENDS),
     "sentencepiece": _Family(None, _ENDS),
 }
@@ -71,11 +75,20 @@ def sentencepiece_json(
         if piece.kind in (Kind.CONTROL, Kind.USER_DEFINED)
     ]
     unk_id, byte_fallback = model.unk_id, False
-    if layout == "xlm-roberta":
-        # fairseq put its own four tokens in front, in place of the file's first three, and the mask behind.
+    if layout in ("xlm-roberta", "mbart", "mbart50"):
+        # fairseq put its own four tokens in front, in place of the file's first three, and languages and the mask behind.
         first = [special[f"{name}_token"] for name in ("bos", "pad", "eos", "unk")]
-        pieces = [*((token, 0.0) for token in first), *pieces[3:], (special["mask_token"], 0.0)]
+        last = [*TOKENS.get({"mbart": "MBartTokenizer", "mbart50": "MBart50Tokenizer"}.get(layout, ""), ()),
+                special["mask_token"]]  # fmt: skip
+        pieces = [*((token, 0.0) for token in first), *pieces[3:], *((token, 0.0) for token in last)]
         unk_id = 3
+    elif layout == "pegasus":
+        # What was masked has tokens of its own, and so have words left free, in front of all but the file's first two.
+        free = [f"<unk_{index}>" for index in range(2, _count(option["offset"]))]
+        first = [special["pad_token"], special["eos_token"], "<mask_1>", special["mask_token"], *free]
+        pieces = [*((token, 0.0) for token in first), *pieces[2:]]
+        unk_id = len(first)
+        added = [{"content": token, "special": True, "normalized": False} for token in ("<mask_1>", *free)]
     elif layout == "t5":
         sentinels = [f"<extra_id_{index}>" for index in reversed(range(_count(option["extra_ids"])))]
         pieces += [(token, 0.0) for token in sentinels]
@@ -163,6 +176,12 @@ def _charsmap_and_words(model: SentencePiece, option: Mapping[str, Any]) -> _Par
     return {"normalizer": next(iter(_charsmap(model)), None)} | _words(option.get("add_prefix_space", True))
 
 
+def _charsmap_and_spaces(model: SentencePiece, option: Mapping[str, Any]) -> _Part:
+    # A space at the end of a text is a piece of its own here.
+    steps, spaces = [*_charsmap(model), _replace(" {2,}", " ", regex=True)], _metaspace("always")
+    return {"normalizer": _sequence("normalizers", steps), "pre_tokenizer": spaces, "decoder": spaces}
+
+
 def _deberta(model: SentencePiece, option: Mapping[str, Any]) -> _Part:
     # transformers 5 leaves the file's table of characters out here and composes accents instead.
     steps: list[_Part] = [{"type": "Lowercase"}] if option["do_lower_case"] else []
@@ -213,6 +232,9 @@ _PIPELINES = {
     "xlm-roberta": _charsmap_and_words,
     "deberta-v2": _deberta,
     "t5": _charsmap_and_words,
+    "mbart": _charsmap_and_words,
+    "mbart50": _charsmap_and_spaces,
+    "pegasus": _charsmap_and_spaces,
     "llama": _llama,
     "sentencepiece": _as_the_file_says,
 }
