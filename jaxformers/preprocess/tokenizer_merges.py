@@ -162,9 +162,9 @@ def ctrl_json(
         replace({"String": "@@ "}, ""),
         replace({"Regex": r"\A\s+|\s+\z"}, ""),
     ]
-    merges = built.files["merges.txt"]
-    assert isinstance(merges, str)
-    files = {**built.files, "merges.txt": "#version: 0.2\n" + merges}
+    lines = built.files["merges.txt"]
+    assert isinstance(lines, str)
+    files = {**built.files, "merges.txt": "#version: 0.2\n" + lines}
     return built._replace(raw={**built.raw, "decoder": {"type": "Sequence", "decoders": steps}}, files=files)
 
 

@@ -16,8 +16,8 @@ import tokenizers
 from jaxformers.errors import InputError
 from jaxformers.preprocess.sentencepiece_file import read_sentencepiece
 from jaxformers.preprocess.tokenizer_layouts import Built
-from jaxformers.preprocess.tokenizer_sentencepiece import sentencepiece_json
 from jaxformers.preprocess.tokenizer_merges import renamed
+from jaxformers.preprocess.tokenizer_sentencepiece import sentencepiece_json
 
 _CODE = re.compile(r">>.*?<<")  # what a text for a Marian model of several languages begins with
 
