@@ -33,7 +33,7 @@ def test_every_token_is_read_or_written_once(length, density, mean_span, seed):
 def test_the_shares_of_the_paper_in_all_ways():
     assert noise_of(512, 0.15, 3.0) == (77, 26)
     assert noise_of(7, 0.5, 2.0) == (4, 2)
-    reads = [corrupt_spans(np.arange(7), SENTINELS, np.random.default_rng(seed))[0] for seed in range(600)]
+    reads = [corrupt_spans(np.arange(7), SENTINELS, np.random.default_rng(seed), 0.5, 2.0)[0] for seed in range(600)]
     ways, counts = np.unique(reads, axis=0, return_counts=True)
     assert len(ways) == 6  # 3 kept tokens in two parts, 4 hidden ones in two: 2 times 3
     assert counts.min() > 70

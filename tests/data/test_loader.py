@@ -244,7 +244,7 @@ def test_targets_with_lengths_of_their_own():
         Batches(rows, batch_size=2)
     batches = Batches(rows, batch_size=2, buckets={"input_ids": (16, 32), "labels": (4, 8)})
     assert batches[0]["input_ids"].shape == (2, 32)
-    assert batches[0]["labels"].tolist() == [[1, 2, -100, -100], [-100] * 4]
+    assert batches[0]["labels"].tolist() == [[1, 2, *[-100] * 6], [-100] * 8]  # the second place of both
     assert Batches(rows, batch_size=2, buckets={"labels": (4,)}).buckets == (8, 32)
     one_by_one = Batches(rows, batch_size=1, buckets={"input_ids": (16, 32), "labels": (2, 8)})
     assert [one_by_one[n]["labels"].shape[1] for n in range(2)] == [8, 2]  # the place of the longer column is both's
