@@ -123,3 +123,19 @@ def test_an_evaluation_may_be_of_what_the_model_writes():
 def test_only_encoder_decoders_write_predictions(still):
     with pytest.raises(InputError, match="needs a model with the head 'seq2seq-lm', found 'sequence-classification'"):
         predict(still, make_examples(2), TrainingArguments(predict_with_generate=True))
+
+
+def test_pairs_of_texts_need_no_more_programs_than_texts():
+    """However long texts and answers are, an epoch after the first meets no new shape."""
+    from jaxformers.train.evaluation import make_batches, one_of_each_shape
+
+    draw = np.random.default_rng(0)
+    rows = [{"input_ids": [1] * draw.integers(1, 90), "labels": [1] * draw.integers(0, 60)} for _ in range(200)]
+    batches = make_batches(rows, 4, own_lengths=("labels",), batch_size=8, num_epochs=4, shuffle=True, seed=3)
+
+    def shape(batch):
+        return batch["input_ids"].shape[1], batch["labels"].shape[1]
+
+    first = {shape(batch) for batch in one_of_each_shape(batches)}
+    assert 1 < len(first) <= 4
+    assert {shape(batch) for batch in batches} == first
