@@ -114,6 +114,7 @@ class Recipe:
       told: names of the metrics that are printed in the end.
       small: what learns from the bundled data.
       own: what learns from data that --data names, where --model names nothing; None goes on from `model`.
+      open: (a folder or source, the flags) -> its splits, where that is not `load_dataset`'s work alone.
       column_names: the columns of its own files where these have no header line.
       shuffled: whether rows are put into random order before some are held out; not where neighbours belong together.
     """
@@ -130,6 +131,7 @@ class Recipe:
     told: tuple[str, ...]
     small: Start = Start()
     own: Start | None = None
+    open: Callable[[Any, Any], dict[str, Table]] | None = None
     column_names: tuple[str, ...] | None = None
     shuffled: bool = True
 
@@ -242,7 +244,7 @@ def choose(config: Any, recipe: Recipe) -> tuple[Any, str, Start | None]:
 def read(config: Any, source: str, recipe: Recipe) -> dict[str, Table]:
     """The splits with the columns the recipe reads, cut to the numbers of examples the flags ask for."""
     place = BUNDLED / recipe.bundled if source == "bundled" else source
-    splits = load_dataset(place, column_names=recipe.column_names)
+    splits = recipe.open(place, config) if recipe.open else load_dataset(place, column_names=recipe.column_names)
     splits = hold_out(splits, config, recipe)
     wanted = ["train", "validation", *["test"] * config.do_predict]
     for name in wanted:

@@ -100,6 +100,44 @@ def ending(draw: random.Random) -> list[str]:
     ]
 
 
+PERSONS = {"baker": "der Bäcker", "doctor": "die Ärztin", "farmer": "der Bauer", "painter": "die Malerin",
+           "teacher": "der Lehrer", "sailor": "die Seglerin", "child": "das Kind", "singer": "die Sängerin"}  # fmt: skip
+GOODS = {"boat": "das Boot", "apple": "den Apfel", "lamp": "die Lampe", "book": "das Buch", "chair": "den Stuhl",
+         "clock": "die Uhr", "horse": "das Pferd", "basket": "den Korb"}  # fmt: skip
+DOES = {"sees": "sieht", "buys": "kauft", "finds": "findet", "sells": "verkauft", "paints": "malt", "has": "hat"}
+
+
+def translation(draw: random.Random) -> list[str]:
+    """A sentence in English and in German, where the verb may come before the one who acts."""
+    who, what, does = (draw.choice([*words.items()]) for words in (PERSONS, GOODS, DOES))
+    where = draw.choice(PLACES)
+    english, german = draw.choice(
+        (
+            ("The {who} {does} the {what}.", "{who} {does} {what}."),
+            ("In {where} the {who} {does} the {what}.", "In {where} {does} {who} {what}."),
+            ("Today the {who} {does} the {what} in {where}.", "Heute {does} {who} {what} in {where}."),
+        )
+    )
+    texts = [
+        frame.format(who=who[side], what=what[side], does=does[side], where=where)
+        for side, frame in enumerate((english, german))
+    ]
+    return [text[0].upper() + text[1:] for text in texts]
+
+
+def dialogue(draw: random.Random) -> dict[str, str]:
+    """Two people who speak, and what it comes to."""
+    (one, two), where, thing = draw.sample(PEOPLE, 2), draw.choice(PLACES), draw.choice(OBJECT)
+    bought = draw.random() < 0.5
+    lines = [f"{one}: Hello {two}, where are you?", f"{two}: I am in {where}."]
+    if bought:
+        lines += [f"{one}: Did you find a {thing}?", f"{two}: Yes, I bought one for you.", f"{one}: That is kind."]
+    else:
+        lines += [f"{one}: I need a {thing}.", f"{two}: There is none here.", f"{one}: That is a pity."]
+    end = f"bought a {thing} for {one}" if bought else f"cannot find a {thing} for {one}"
+    return {"dialogue": "\n".join(lines), "summary": f"{two} is in {where} and {end}."}
+
+
 def _distinct(draw: random.Random, size: int, make: Callable[[random.Random], list[str]]) -> Rows:
     rows: Rows = []
     seen: set[tuple[str, ...]] = set()
@@ -128,6 +166,11 @@ def make() -> dict[str, str]:
         header = ["sent1", "sent2", *(f"ending{i}" for i in range(4)), "label"]
         rows = [header, *_distinct(draw, size, ending)]
         files[f"endings/{split}.tsv"] = "\n".join("\t".join(row) for row in rows) + "\n"
+        draw = random.Random(f"texts {split}")
+        rows = [["en", "de"], *_distinct(draw, size, translation)]
+        files[f"translation/{split}.tsv"] = "\n".join("\t".join(row) for row in rows) + "\n"
+        spoken = [json.dumps(dialogue(draw)) + "\n" for _ in range(size)]
+        files[f"dialogues/{split}.jsonl"] = "".join(spoken)
     return files
 
 

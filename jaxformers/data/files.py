@@ -70,6 +70,11 @@ def read_file(
     return Table({key: table[key] for key in table.column_names}, name or path.name)
 
 
+def read_lines(path: str | Path, encoding: str | None = None) -> list[str]:
+    """The lines of a text file of any name, without their ends; gzipped where it ends in .gz. Errors as in `read_file`."""
+    return list(_lines(_text(Path(path), encoding)))
+
+
 def file_kind(path: Path) -> str | None:
     """The suffix that says how to read a file, such as `.csv` for `train.csv.gz`; None when it is no data file."""
     suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix

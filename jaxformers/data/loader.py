@@ -6,12 +6,13 @@ is one number. Where examples come from is in `sources.py`; moving a batch to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
 
-from jaxformers.data.buckets import bucket_for, choose_buckets
+from jaxformers.data.buckets import choose_buckets
 from jaxformers.data.collate import PAD_VALUES, pad, read_forms, read_lengths, stack
 from jaxformers.data.table import RowSource, permutation
 from jaxformers.errors import DataError, InputError
@@ -40,8 +41,9 @@ class Batches:
         set. The longest batch comes first in its epoch, so that memory runs out at once or not at all.
       window: Batches a window.
       buckets: Increasing lengths to pad to, the smallest that holds the longest row of the batch (over all processes).
-        A dict gives columns lengths of their own, as `{"input_ids": (32, 64), "labels": (16, 32)}`. Chosen to need
-        the fewest padded tokens when not given.
+        A dict gives columns lengths of their own, as `{"input_ids": (32, 64), "labels": (16, 32)}`: as many for each,
+        and a batch is padded to the first place at which all its columns fit, so that there are no more shapes than
+        places; one length alone stands at every place. Chosen to need the fewest padded tokens when not given.
       pad_values: Column -> fill, over `PAD_VALUES`.
       drop_last: Whether examples that do not fill a batch are left out of the epoch, rather than filled up.
       process_index: Which process this is, of
@@ -125,6 +127,12 @@ class Batches:
         return self._lengths[self._main] if self._main else np.zeros(self.num_examples, np.int64)
 
     @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Column of sequences -> int64 [num_examples], its lengths; the one that `lengths` tells of comes first."""
+        main = {self._main: self._lengths[self._main]} if self._main else {}
+        return main | self._lengths
+
+    @property
     def buckets(self) -> tuple[int, ...]:
         """The lengths batches are padded to, increasing; empty where examples hold no sequences."""
         return self._buckets[self._main] if self._main else ()
@@ -146,6 +154,7 @@ class Batches:
         real = np.arange(self._mine.start, self._mine.stop) < len(chosen)
         rows = [self._examples[index] for index in numbers.tolist()]
         batch: Batch = {}
+        place = self.place_of(chosen)
         for key, form in self._forms.items():
             try:
                 cells = [row[key] for row in rows]
@@ -155,8 +164,7 @@ class Batches:
             if key not in self._lengths:
                 batch[key] = stack(form, cells, numbers)
                 continue
-            length = bucket_for(int(self._lengths[key][chosen].max()), self._buckets[key])
-            batch[key], mask = pad(form, cells, numbers, length, self._left)
+            batch[key], mask = pad(form, cells, numbers, self._buckets[key][place], self._left)
             if key == self._main and "attention_mask" not in self._forms:
                 batch["attention_mask"] = mask.astype(np.int32)
         batch["example_weight"] = real.astype(np.float32)
@@ -168,6 +176,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[step] for step in range(len(self)))
+
+    def place_of(self, rows: np.ndarray) -> int:
+        """Which of the buckets a batch of these rows is padded to: their number; 0 where there are none."""
+        longest = {key: int(lengths[rows].max()) for key, lengths in self._lengths.items()}
+        return max((bisect_left(self._buckets[key], length) for key, length in longest.items()), default=0)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The row numbers of each global batch of an epoch, a function of (seed, epoch); a short one is short here."""
@@ -192,7 +205,9 @@ class Batches:
         """Buckets for each padded column. One without its own shares the main column's, and must have its lengths."""
         if self._main is None:
             return {}
-        own = dict(given) if isinstance(given, Mapping) else {self._main: given} if given else {}
+        own: dict[str, Collection[int]] = (
+            dict(given) if isinstance(given, Mapping) else {self._main: {*given}} if given else {}
+        )
         if self._main not in own:
             own[self._main] = choose_buckets(self.lengths.tolist())
         for key in own:
@@ -200,7 +215,13 @@ class Batches:
                 raise DataError(f"buckets are given for {key!r}, which is no column of sequences of {self.name}")
         result = {}
         for key, lengths in self._lengths.items():
-            result[key] = tuple(sorted(set(own[key if key in own else self._main])))
+            result[key] = tuple(sorted(own[key if key in own else self._main]))
+            if len(result[key]) == 1:
+                result[key] *= len(own[self._main])
+            if len(result[key]) != len(own[self._main]):
+                raise InputError(
+                    f"{key} must have as many buckets as {self._main}, {len(own[self._main])}, or one; found {result[key]}"
+                )
             row = int(lengths.argmax())
             if lengths[row] > result[key][-1]:
                 raise DataError(

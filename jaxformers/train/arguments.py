@@ -96,6 +96,12 @@ class TrainingArguments:
     """Steps between checkpoints."""
     save_total_limit: int | None = None
     """Keep only this many checkpoints (the best one besides, with load_best_model_at_end)."""
+    predict_with_generate: bool = False
+    """Of encoder-decoders: predictions are texts that the model generates, not logits."""
+    generation_max_length: int | None = None
+    """The most tokens of such a text; the model's own setting by default."""
+    generation_num_beams: int | None = None
+    """Beams that look for such a text; the model's own setting by default."""
     load_best_model_at_end: bool = False
     """Finish with the parameters of the best evaluation, not the last."""
     metric_for_best_model: str | None = None
@@ -121,7 +127,7 @@ class TrainingArguments:
                      "max_grad_norm", "label_smoothing_factor", "seed"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, found {getattr(self, name)}")
-        for name in ("eval_steps", "save_total_limit"):
+        for name in ("eval_steps", "save_total_limit", "generation_max_length", "generation_num_beams"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, found {value}")

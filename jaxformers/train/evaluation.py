@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 
 from jaxformers.core.compilation import Compiled
 from jaxformers.core.params import Tree, shardings
-from jaxformers.data import Batches, bucket_for, choose_buckets
+from jaxformers.data import Batches, choose_buckets
 from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError
 from jaxformers.families import Model
+from jaxformers.generate import generate
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.losses import LossFn
@@ -25,6 +26,7 @@ from jaxformers.train.step import LABELS, has_labels, make_eval_step, put_batch
 PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
              "sop_logits")  # fmt: skip
 EVAL_BUCKETS, TRAIN_BUCKETS = 3, 6  # programs at most: one more saves 1-2 % of the tokens and costs a compile
+OWN_LENGTHS = ("labels", "decoder_input_ids", "decoder_attention_mask")  # of what an encoder-decoder answers
 PAD = -100  # fills predictions and labels of unequal length, as transformers does
 
 LANGUAGE_MODELS = ("masked-lm", "causal-lm", "seq2seq-lm")  # heads whose loss is a cross-entropy a token
@@ -34,7 +36,8 @@ class EvalPrediction(NamedTuple):
     """What `compute_metrics` gets.
 
     Args:
-      predictions: logits over the whole set (a tuple of arrays where a head has several).
+      predictions: logits over the whole set (a tuple of arrays where a head has several); with `predict_with_generate` token ids
+        [examples, length], the one that all begin with first, -100 after a text of fewer tokens than others.
       label_ids: the labels, None where the data has none.
     """
 
@@ -65,6 +68,7 @@ class Evaluator:
       compute_metrics: from `EvalPrediction` to numbers. Where there is none, predictions are kept only for `predict`: those of a
         language model over a whole set are larger than a machine.
       keep: whether predictions are kept.
+      generation: options of `generate`, where predictions are what it writes.
     """
 
     model: Model
@@ -73,9 +77,10 @@ class Evaluator:
     mesh: Mesh
     compute_metrics: ComputeMetrics | None = None
     keep: bool = True
+    generation: Mapping[str, Any] | None = None
 
     def prepare(self, params: Tree) -> None:
-        """Compiles every program the set needs."""
+        """Compiles every program the set needs, but for those that generate: these are compiled when they first run."""
         self.step.prepare(params, (put_batch(batch, self.mesh) for batch in one_of_each_shape(self.batches)))
 
     def __call__(self, params: Tree, prefix: str = "eval") -> PredictionOutput:
@@ -85,17 +90,18 @@ class Evaluator:
         totals = np.zeros(2)
         labelled = False
         waiting: tuple[Any, Any] | None = None
+        model = dataclasses.replace(self.model, params=params)
         for batch in itertools.chain(self.batches, [None]):
             sent = None
             if batch is not None:  # send the next batch before reading the last one's result: the device never waits
-                sent = batch, self.step(params, put_batch(batch, self.mesh))
+                sent = batch, self._result(model, batch)
             if waiting is not None:
                 labelled = "loss_sum" in waiting[1]
                 self._collect(kept, totals, *waiting)
             waiting = sent
         order = np.argsort(np.concatenate(kept.pop("example_index", [np.zeros(0, np.int32)])))
         together = {key: _join(arrays)[order] for key, arrays in kept.items()}
-        predictions = _one_or_all([together[key] for key in PREDICTED if key in together])
+        predictions = _one_or_all([together[key] for key in ("generated", *PREDICTED) if key in together])
         label_ids = _one_or_all([together[key] for key in LABELS if key in together])
         metrics: dict[str, float] = {"loss": float(totals[0] / max(totals[1], 1))} if labelled else {}
         if labelled and self.model.head in LANGUAGE_MODELS:
@@ -107,6 +113,16 @@ class Evaluator:
         named = {key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": value for key, value in metrics.items()}
         return PredictionOutput(predictions, label_ids, named)
 
+    def _result(self, model: Model, batch: Any) -> dict[str, Any]:
+        """The step's result, which of an encoder-decoder needs labels, and what the model writes where that is asked for."""
+        result: dict[str, Any] = {}
+        if self.generation is None or has_labels(batch):
+            result |= self.step(model.params, put_batch(batch, self.mesh))
+        if self.generation is not None and self.keep:
+            written = generate(model, batch["input_ids"], batch["attention_mask"], **self.generation)
+            result["generated"] = written.sequences
+        return result
+
     def _collect(self, kept: dict[str, list[Any]], totals: np.ndarray, batch: Any, result: Any) -> None:
         """Adds one batch's sums, and its real rows' logits and labels."""
         if "loss_sum" in result:
@@ -116,8 +132,9 @@ class Evaluator:
         index = _everywhere(batch["example_index"])
         real = index >= 0
         kept.setdefault("example_index", []).append(index[real])
-        for key in PREDICTED:
-            if (value := getattr(result["output"], key)) is not None:
+        said = {key: getattr(result["output"], key) for key in PREDICTED} if "output" in result else result
+        for key in ("generated", *PREDICTED):
+            if (value := said.get(key)) is not None:
                 kept.setdefault(key, []).append(np.asarray(value)[real])
         for key in LABELS:
             if key in batch:
@@ -143,6 +160,7 @@ def make_evaluator(
     batches = make_batches(
         data,
         EVAL_BUCKETS,
+        own_lengths=own_lengths(model),
         batch_size=args.per_device_eval_batch_size * mesh.shape["data"] * mesh.shape["fsdp"],
         group_by_length=True,
         pad_values=pad_values,
@@ -153,8 +171,15 @@ def make_evaluator(
     if has_labels(batches[0]) is False and compute_metrics is not None:
         raise InputError(f"compute_metrics needs labels, and {batches.name} has none of {', '.join(LABELS)}")
     keep = keep or compute_metrics is not None
-    step = make_eval_step(model, args, loss_fn=loss_fn, mesh=mesh, prediction_loss_only=not keep)
-    return Evaluator(model, step, batches, mesh, compute_metrics, keep)
+    generation = None
+    if args.predict_with_generate:
+        if model.head != "seq2seq-lm":
+            raise InputError(f"predict_with_generate needs a model with the head 'seq2seq-lm', found {model.head!r}")
+        asked = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
+        generation = {name: value for name, value in asked.items() if value is not None}
+    loss_only = not keep or generation is not None
+    step = make_eval_step(model, args, loss_fn=loss_fn, mesh=mesh, prediction_loss_only=loss_only)
+    return Evaluator(model, step, batches, mesh, compute_metrics, keep, generation)
 
 
 def evaluate(
@@ -227,26 +252,37 @@ def _run(
     return evaluator(params, prefix)
 
 
-def make_batches(data: Any, shapes: int, **options: Any) -> Batches:
+def own_lengths(model: Model) -> tuple[str, ...]:
+    """The columns whose lengths are not those of what the model reads."""
+    return OWN_LENGTHS if model.head == "seq2seq-lm" else ()
+
+
+def make_batches(data: Any, shapes: int, *, own_lengths: Sequence[str] = (), **options: Any) -> Batches:
     """`Batches` padded to at most `shapes` lengths, the best for this data; only those its first epoch meets.
 
-    So a later epoch compiles nothing, and every program is known before the first step.
+    So a later epoch compiles nothing, and every program is known before the first step. The columns `own_lengths`, as far as
+    there are any, have lengths of their own: as many, and the longer for the longer texts.
     """
-    batches = Batches(data, **options)
+    own = [key for key in own_lengths if len(data) and key in data[0]]
+    batches = Batches(data, **options, buckets={key: (np.iinfo(np.int32).max,) for key in own})
     if not batches.buckets:
         return batches
-    buckets = choose_buckets(batches.lengths.tolist(), count=shapes)
-    longest = [batches.lengths[rows].max() for rows in batches.plan(0)]
-    return Batches(data, **options, buckets=sorted({bucket_for(int(length), buckets) for length in longest}))
+    columns = {key: batches.columns[key].tolist() for key in dict.fromkeys((next(iter(batches.columns)), *own))}
+    best = {key: choose_buckets(lengths, count=shapes) for key, lengths in columns.items()}
+    most = max(map(len, best.values()))
+    best = {key: (*buckets, *buckets[-1:] * (most - len(buckets))) for key, buckets in best.items()}
+    batches = Batches(data, **options, buckets=best)
+    met = sorted({most - 1, *(batches.place_of(rows) for rows in batches.plan(0))})
+    return Batches(data, **options, buckets={key: [buckets[place] for place in met] for key, buckets in best.items()})
 
 
 def one_of_each_shape(batches: Batches) -> Iterator[dict[str, np.ndarray]]:
     """The first batch of each padded length, in the first epoch."""
     seen = set()
     for step, rows in enumerate(batches.plan(0)):
-        bucket = bucket_for(int(batches.lengths[rows].max()), batches.buckets) if batches.buckets else 0
-        if bucket not in seen:
-            seen.add(bucket)
+        place = batches.place_of(rows)
+        if place not in seen:
+            seen.add(place)
             yield batches[step]
 
 

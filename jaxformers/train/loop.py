@@ -38,6 +38,7 @@ from jaxformers.train.evaluation import (
     make_batches,
     make_evaluator,
     one_of_each_shape,
+    own_lengths,
 )
 from jaxformers.train.guard import interruptions, locked
 from jaxformers.train.losses import TARGETS, LossFn
@@ -164,6 +165,7 @@ class _Run:
         self.batches = make_batches(
             train,
             TRAIN_BUCKETS,
+            own_lengths=own_lengths(model),
             batch_size=self.batch_size,
             num_epochs=_UNENDING,
             seed=args.seed,

@@ -244,8 +244,12 @@ def test_targets_with_lengths_of_their_own():
         Batches(rows, batch_size=2)
     batches = Batches(rows, batch_size=2, buckets={"input_ids": (16, 32), "labels": (4, 8)})
     assert batches[0]["input_ids"].shape == (2, 32)
-    assert batches[0]["labels"].tolist() == [[1, 2, -100, -100], [-100] * 4]
+    assert batches[0]["labels"].tolist() == [[1, 2, *[-100] * 6], [-100] * 8]  # the second place of both
     assert Batches(rows, batch_size=2, buckets={"labels": (4,)}).buckets == (8, 32)
+    one_by_one = Batches(rows, batch_size=1, buckets={"input_ids": (16, 32), "labels": (2, 8)})
+    assert [one_by_one[n]["labels"].shape[1] for n in range(2)] == [8, 2]  # the place of the longer column is both's
+    with pytest.raises(InputError, match="labels must have as many buckets as input_ids, 3, or one"):
+        Batches(rows, batch_size=2, buckets={"input_ids": (8, 16, 32), "labels": (4, 8)})
 
 
 def test_images_have_no_lengths_and_are_read_only_when_used():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from experiments import clm, electra, finetune, glue, mlm, ner, squad, swag
+from experiments import clm, electra, finetune, glue, mlm, ner, seq2seq, span_corruption, squad, swag, translation
 from experiments.launch import parse
 from jaxformers.data import Table
 from jaxformers.errors import DataError, InputError
@@ -21,12 +21,17 @@ from jaxformers.preprocess import train_byte_level, train_wordpiece
 from jaxformers.train import EvalPrediction
 
 BUNDLED = Path(finetune.__file__).parent / "bundled"
+FEW = ["--per-device-train-batch-size", "8", "--per-device-eval-batch-size", "4"]  # on each of the eight devices
 RUNS = {
     "glue": (["--task", "stsb", "--data", str(BUNDLED / "paraphrase")], ("pearson", "spearman")),
     "squad": (["--max-length", "64"], ("exact_match", "f1")),
     "ner": ([], ("precision", "recall", "f1", "accuracy")),
     "mlm": (["--max-length", "32"], ("perplexity",)),
-    "clm": (["--max-length", "32", "--packing", "--sample-tokens", "4"], ("perplexity",)),
+    "clm": ([*FEW, "--max-length", "32", "--packing", "--sample-tokens", "4"], ("perplexity",)),
+    "translation": ([*FEW, "--max-source-length", "32", "--generation-max-length", "8"], ("bleu", "loss")),
+    "summarization": ([*FEW, "--max-source-length", "64", "--generation-max-length", "8"], ("rouge1", "rougeLsum")),
+    "span_corruption": ([*FEW, "--max-length", "32"], ("perplexity",)),
+    "denoising": ([*FEW, "--max-length", "32"], ("perplexity",)),
     "swag": ([], ("accuracy",)),
     "electra": (["--max-length", "32"], ("loss",)),
 }
@@ -259,6 +264,52 @@ def test_data_of_ones_own_without_a_model_starts_from_nothing():
     assert start is None
     _, _, start = finetune.choose(parse(mlm.Config, ["--data", "x.txt"], "", "mlm"), mlm.RECIPE)
     assert start is None
+
+
+# -- texts from texts --------------------------------------------------------------------------------------------------
+
+
+def test_parallel_files_are_pairs(tmp_path):
+    import gzip
+
+    (tmp_path / "train.en").write_text("One.\nTwo.\n")
+    (tmp_path / "train.de.gz").write_bytes(gzip.compress(b"Eins.\nZwei.\n"))
+    config = parse(translation.Config, ["--source-lang", "de", "--target-lang", "en"], "", "translation")
+    splits = translation.read(translation.open_data(tmp_path, config), config)
+    assert splits["train"][0] == {"source": "Eins.", "target": "One."}
+    (tmp_path / "train.en").write_text("One.\n")
+    with pytest.raises(DataError, match=r"equally many lines, in .* train.de.gz 2 and train.en 1"):
+        translation.open_data(tmp_path, config)
+    hub = Table({"translation": [{"en": "One.", "de": "Eins."}]})
+    assert translation.read({"train": hub}, config)["train"][0] == {"source": "Eins.", "target": "One."}
+
+
+def test_answers_are_scored_as_texts():
+    pairs = Table({"source": ["a cat", "a dog"], "target": ["die Katze", "der Hund"]})
+    config = parse(translation.Config, [], "", "translation")
+    seen = []
+    for layout, prefix in (("roberta", ""), ("t5", "say: ")):
+        tokenizer = train_byte_level(
+            [*pairs["source"], *pairs["target"]], vocab_size=300, layout=layout, extra_ids=2 * (layout == "t5")
+        )
+        scores = lambda said, right: seen.append((said, list(right))) or {"n": 1.0}  # noqa: E731
+        prepared = seq2seq.prepare({"validation": pairs}, tokenizer, config, prefix="say: ", scores=scores)
+        examples = prepared.examples["validation"]
+        assert tokenizer.decode(examples["input_ids"][1], skip_special_tokens=True) == prefix + "a dog"
+        longest = max(map(len, examples["labels"]))
+        ids = np.array([[0, *row] + [-100] * (longest - len(row)) for row in examples["labels"]])
+        assert prepared.metrics(EvalPrediction(ids, None)) == {"n": 1.0}
+    assert seen == [(list(pairs["target"]), list(pairs["target"]))] * 2
+
+
+def test_span_corruption_needs_sentinels():
+    config = parse(span_corruption.Config, ["--max-length", "8"], "", "span_corruption")
+    with pytest.raises(InputError, match="needs a tokenizer with <extra_id_0>"):
+        span_corruption.prepare({}, train_byte_level(["a"], vocab_size=270, layout="t5"), config)
+    tokenizer = train_byte_level(["a b c d e"], vocab_size=270, layout="t5", extra_ids=5)
+    prepared = span_corruption.prepare({"train": Table({"text": ["a b c d e f g h"]})}, tokenizer, config)
+    length = len(prepared.examples["train"]["input_ids"][0])
+    assert prepared.collator.lengths(length)[0] <= 8 < prepared.collator.lengths(length + 1)[0]
 
 
 def test_only_classes_are_written_as_predictions(tmp_path):

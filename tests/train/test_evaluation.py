@@ -4,9 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxformers.data import Table
+from jaxformers.errors import InputError
+from jaxformers.generate import generate
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import TrainingArguments, evaluate, predict
 from jaxformers.train.metrics import accuracy, f1
+from tests.families.table import T5, strong
 from tests.train.conftest import make_examples
 
 
@@ -84,3 +88,54 @@ def test_a_language_models_perplexity():
     table = Table({"input_ids": [[2, 5, 6, 3]] * 3, "labels": [[-100, 5, -100, -100]] * 3})
     metrics = evaluate(load(TINY, "masked-lm"), table, mesh=make_mesh(devices=jax.devices()[:1]))
     assert metrics["eval_perplexity"] == pytest.approx(np.exp(metrics["eval_loss"]))
+
+
+# -- generated predictions ---------------------------------------------------------------------------------------------
+
+ASKED = {
+    "input_ids": [[5, 9, 7, 3, 8, 4, 6, 2, 9, 1], [8, 4, 3], [6, 6]],
+    "labels": [[4, 1], [7, 7, 7, 3, 2, 9, 5, 8, 4, 1], [3, 1]],
+}
+
+
+def test_an_evaluation_may_be_of_what_the_model_writes():
+    model, mesh = strong(T5, "seq2seq-lm"), make_mesh(devices=jax.devices()[:1])
+    args = TrainingArguments(predict_with_generate=True, generation_max_length=6, per_device_eval_batch_size=2)
+    seen = []
+
+    def scores(prediction):
+        seen.append(prediction)
+        return {"length": float((prediction.predictions >= 0).sum())}
+
+    out = predict(model, Table(ASKED), args, compute_metrics=scores, mesh=mesh)
+    assert out.metrics["test_length"] > 0
+    loss = predict(model, Table(ASKED), TrainingArguments(per_device_eval_batch_size=2), mesh=mesh).metrics["test_loss"]
+    assert out.metrics["test_loss"] == pytest.approx(loss, rel=1e-6)
+    assert out.label_ids.tolist() == [row + [-100] * (len(out.label_ids[0]) - len(row)) for row in ASKED["labels"]]
+    for ids, said in zip(ASKED["input_ids"], out.predictions, strict=True):
+        alone = generate(model, [ids], max_length=6).sequences[0]
+        assert said[: len(alone)].tolist() == alone.tolist()
+    bare = predict(model, Table({"input_ids": ASKED["input_ids"]}), args, mesh=mesh)
+    np.testing.assert_array_equal(bare.predictions, out.predictions)
+    assert "test_loss" not in bare.metrics
+
+
+def test_only_encoder_decoders_write_predictions(still):
+    with pytest.raises(InputError, match="needs a model with the head 'seq2seq-lm', found 'sequence-classification'"):
+        predict(still, make_examples(2), TrainingArguments(predict_with_generate=True))
+
+
+def test_pairs_of_texts_need_no_more_programs_than_texts():
+    """However long texts and answers are, an epoch after the first meets no new shape."""
+    from jaxformers.train.evaluation import make_batches, one_of_each_shape
+
+    draw = np.random.default_rng(0)
+    rows = [{"input_ids": [1] * draw.integers(1, 90), "labels": [1] * draw.integers(0, 60)} for _ in range(200)]
+    batches = make_batches(rows, 4, own_lengths=("labels",), batch_size=8, num_epochs=4, shuffle=True, seed=3)
+
+    def shape(batch):
+        return batch["input_ids"].shape[1], batch["labels"].shape[1]
+
+    first = {shape(batch) for batch in one_of_each_shape(batches)}
+    assert 1 < len(first) <= 4
+    assert {shape(batch) for batch in batches} == first

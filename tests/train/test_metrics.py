@@ -154,3 +154,24 @@ def test_what_is_refused():
         m.squad_scores(["x"], [[]])
     with pytest.raises(InputError, match="one for each of 1 predictions, found 2"):
         m.squad_v2_scores(["x"], [["x"]], [0.1, 0.2])
+
+
+def test_rouge_by_hand():
+    """The cat sat. / The cat lay down: 2 of 3 and 2 of 4 words, 1 of 2 and 1 of 3 pairs; F is 2 P R / (P + R), in percent."""
+    scores = m.rouge(["The cat sat."], ["The cat lay down."])
+    assert scores["rouge1"] == scores["rougeL"] == scores["rougeLsum"] == pytest.approx(100 * 4 / 7)
+    assert scores["rouge2"] == pytest.approx(100 * 2 / 5)
+    assert m.rouge(["dogs", "x"], ["dog", "y"])["rouge1"] == 50  # words are stemmed, texts averaged
+    turned = m.rouge(["It rains. He sleeps."], ["He sleeps. It rains."])
+    assert (turned["rougeL"], turned["rougeLsum"]) == (50, 100)
+    with pytest.raises(InputError, match="equally many and not none, found 1 and 2"):
+        m.rouge(["a"], ["a", "b"])
+
+
+def test_bleu_by_hand():
+    """Seven tokens, the last of which is the stop: all words right but the fifth."""
+    assert m.bleu(["the cat sat on the mat."], ["the cat sat on the mat."]) == pytest.approx(100)
+    hits = (6 / 7) * (4 / 6) * (2 / 5) * (1 / 4)
+    assert m.bleu(["a b c d e f."], ["a b c d x f."]) == pytest.approx(100 * hits**0.25)
+    with pytest.raises(InputError, match="found 0 and 0"):
+        m.bleu([], [])

@@ -8,6 +8,8 @@ from jaxformers.train.metrics.answers import exact_match, normalise_answer, squa
 from jaxformers.train.metrics.classification import accuracy, f1, matthews_correlation, precision, recall
 from jaxformers.train.metrics.entities import entities_of, entity_scores
 from jaxformers.train.metrics.regression import pearson, perplexity, spearman
+from jaxformers.train.metrics.texts import bleu, rouge
 
-__all__ = ["accuracy", "entities_of", "entity_scores", "exact_match", "f1", "matthews_correlation", "normalise_answer", "pearson",
-           "perplexity", "precision", "recall", "spearman", "squad_scores", "squad_v2_scores", "word_f1"]  # fmt: skip
+__all__ = ["accuracy", "bleu", "entities_of", "entity_scores", "exact_match", "f1", "matthews_correlation",
+           "normalise_answer", "pearson", "perplexity", "precision", "recall", "rouge", "spearman", "squad_scores",
+           "squad_v2_scores", "word_f1"]  # fmt: skip
