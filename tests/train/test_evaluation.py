@@ -7,6 +7,7 @@ import pytest
 from jaxformers.data import Table
 from jaxformers.errors import InputError
 from jaxformers.generate import generate
+from jaxformers.data import Table
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import TrainingArguments, evaluate, predict
 from jaxformers.train.metrics import accuracy, f1
@@ -21,9 +22,10 @@ def scores(prediction):
 
 @pytest.fixture(scope="module")
 def nine(still):
-    """Nine texts, and the logits of each alone, without padding."""
-    table = make_examples(9, seed=9)
-    texts = [np.array([text]) for text in table["input_ids"]]
+    """Nine texts of three lengths, and the logits of each alone, without padding."""
+    made = make_examples(9, seed=9)
+    texts = [np.resize(text, (1, (4, 9, 14)[n % 3])) for n, text in enumerate(made["input_ids"])]
+    table = Table({"input_ids": [text[0].tolist() for text in texts], "labels": made["labels"]}, "nine")
     return table, np.concatenate([np.asarray(still.apply(still.params, input_ids=text).logits) for text in texts])
 
 
