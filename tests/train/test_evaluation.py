@@ -7,7 +7,6 @@ import pytest
 from jaxformers.data import Table
 from jaxformers.errors import InputError
 from jaxformers.generate import generate
-from jaxformers.data import Table
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import TrainingArguments, evaluate, predict
 from jaxformers.train.metrics import accuracy, f1
