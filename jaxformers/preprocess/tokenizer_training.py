@@ -115,7 +115,7 @@ def train_byte_level(texts: Iterable[str], vocab_size: int, *, layout: str = "gp
 
     Example:
         >>> train_byte_level(["newer and wider", "wider and lower"], vocab_size=263).tokenize("a wider")
-        ['a', 'Ġ', 'wid', 'er']
+        ['a', 'Ġ', 'wider']
     """
     if isinstance(texts, str):
         raise InputError("train_byte_level expects an iterable of texts, found one str; put it in a list")

@@ -50,11 +50,18 @@ def test_a_second_time_in_training():
     assert (done.returncode, done.stderr.strip()) == (130, LINE)
 
 
-def test_in_code_of_ones_own_a_second_one_is_pythons():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def pythons():
+    """Python's own handler of Ctrl-C, which a job in the background may be started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_in_code_of_ones_own_a_second_one_is_pythons(pythons):
     with interruptions() as asked:
         signal.raise_signal(signal.SIGINT)
         assert asked.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is pythons

@@ -100,8 +100,7 @@ def test_byte_level_refuses_by_name():
 @pytest.mark.parity
 @pytest.mark.parametrize("layout", ["gpt2", "roberta", "t5"])
 def test_transformers_reads_a_trained_byte_level_tokenizer(layout, tmp_path):
-    import transformers
-
+    transformers = pytest.importorskip("transformers")
     tok = train_byte_level(TEXTS, vocab_size=320, layout=layout, extra_ids=2)
     tok.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
