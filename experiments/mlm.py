@@ -70,6 +70,11 @@ def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return whole[:start], whole[start + len(bare) :]
 
 
+# How the other language models are trained on a text of one's own, from nothing.
+FROM_NOTHING: dict[str, Any] = {"max_length": 256, "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 100,
+                                "max_steps": 1000, "per_device_train_batch_size": 16, "per_device_eval_batch_size": 16,
+                                "logging_steps": 50}  # fmt: skip
+
 RECIPE = Recipe(
     name="WikiText-2",
     head="masked-lm",

@@ -58,6 +58,8 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any, *, pref
         said = tokenizer.batch_decode(np.where(ids < 0, tokenizer.pad_token_id, ids), skip_special_tokens=True)
         return dict(scores([text.strip() for text in said], splits["validation"]["target"]))
 
+    if config.predict_with_generate:
+        scores(["a"], ["a"])  # so that a package that is missing is named now, not when all is trained
     examples = {name: encode(table) for name, table in splits.items()}
     return Prepared(examples, metrics if config.predict_with_generate else None)
 

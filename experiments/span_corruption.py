@@ -82,16 +82,7 @@ RECIPE = Recipe(
         called="T5 of 4 + 4 layers and width 256",
         sizes=partial(sizes, layers=4, width=256, dropout=0.0),
         learn=partial(train_byte_level, vocab_size=4096, layout="t5", extra_ids=100),
-        settings={
-            "max_length": 256,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 100,
-            "max_steps": 1000,
-            "per_device_train_batch_size": 16,
-            "per_device_eval_batch_size": 16,
-            "logging_steps": 50,
-        },
+        settings=mlm.FROM_NOTHING,
     ),
     shuffled=False,
 )

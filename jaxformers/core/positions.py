@@ -56,6 +56,12 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     return np.where(np.arange(width) % 2 == 0, np.sin(angles), np.cos(angles))
 
 
+def half_sinusoids(length: int, width: int) -> np.ndarray:
+    """The same with all sines before all cosines, [length, width] of float32."""
+    table = sinusoids(length, width)
+    return np.concatenate((table[:, 0::2], table[:, 1::2]), axis=1).astype(np.float32)
+
+
 def rotary_rates(size: int, base: float | jax.Array) -> Any:
     """How fast each pair of a head turns, in radians a token (Su et al. 2021): [K/2] of float32.
 

@@ -167,8 +167,7 @@ def learned(stack: Tree, text: Text, length: int, config: BartConfig) -> jax.Arr
 
 def halves(stack: Tree, text: Text, length: int, config: BartConfig) -> jax.Array:
     """The fixed table of Vaswani et al. 2017, all sines before all cosines."""
-    table_PD = positions.sinusoids(config.max_position_embeddings, config.hidden_size)
-    table_PD = np.concatenate((table_PD[:, 0::2], table_PD[:, 1::2]), axis=1).astype(np.float32)
+    table_PD = positions.half_sinusoids(config.max_position_embeddings, config.hidden_size)
     return positions.learned(jnp.asarray(table_PD), length, text.position_ids)
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxformers.core import heads, positions
 from jaxformers.core.layers import declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
-from jaxformers.core.params import Param, Tree, normal, stacked, zeros
-from jaxformers.core.transformer import heads_in, heads_out
+from jaxformers.core.params import Param, Tree, normal, stacked
+from jaxformers.core.transformer import declare_heads_in, declare_heads_out, heads_in, heads_out
 from jaxformers.families import text_decoder
 from jaxformers.families.config import keys_of, read_config, write_config
 from jaxformers.families.model import Family, Forward
@@ -67,23 +66,13 @@ def declare(config: CTRLConfig, head: str | None = None) -> Tree:
     D, H, F = config.hidden_size, config.num_attention_heads, config.intermediate_size
     K, init, at = D // H, normal(config.initializer_range), "transformer.h.{}."
 
-    def project(name: str) -> Tree:
-        name, axes = f"{at}multi_head_attention.{name}", ("embed", "heads", "head_size")
-        return {
-            "kernel": Param((D, H, K), axes, init, f"{name}.weight", "(h k) d -> d h k"),
-            "bias": Param((H, K), axes[1:], zeros, f"{name}.bias", "(h k) -> h k", decay=False),
-        }
-
-    out, axes = at + "multi_head_attention.dense", ("heads", "head_size", "embed")
+    looks = at + "multi_head_attention."
     block: Tree = {
         "attention": {
-            "query": project("Wq"),
-            "key": project("Wk"),
-            "value": project("Wv"),
-            "out": {
-                "kernel": Param((H, K, D), axes, init, f"{out}.weight", "d (h k) -> h k d"),
-                "bias": Param((D,), ("embed",), zeros, f"{out}.bias", decay=False),
-            },
+            "query": declare_heads_in(D, H, K, looks + "Wq", init),
+            "key": declare_heads_in(D, H, K, looks + "Wk", init),
+            "value": declare_heads_in(D, H, K, looks + "Wv", init),
+            "out": declare_heads_out(D, H, K, looks + "dense", init),
         },
         "attention_norm": declare_norm(D, at + "layernorm1"),
         "up": declare_linear(D, F, at + "ffn.0", init, ("embed", "mlp")),
@@ -103,18 +92,12 @@ def declare(config: CTRLConfig, head: str | None = None) -> Tree:
     return tree
 
 
-def position_table(length: int, width: int) -> np.ndarray:
-    """Sines in the first half of the columns, cosines in the second: [length, width] of float32."""
-    table = positions.sinusoids(length, width)
-    return np.concatenate((table[:, 0::2], table[:, 1::2]), axis=1).astype(np.float32)
-
-
 def embed(params: Tree, text: Text, config: CTRLConfig, rng: jax.Array | None) -> jax.Array:
     """Words (or vectors) and token types, which are words too, scaled; and positions: [B, L, D]."""
     x_BLD = params["word"][text.input_ids] if text.inputs_embeds is None else text.inputs_embeds
     if text.token_type_ids is not None:
         x_BLD = x_BLD + params["word"][text.token_type_ids]
-    table_PD = jnp.asarray(position_table(config.max_position_embeddings, config.hidden_size), x_BLD.dtype)
+    table_PD = jnp.asarray(positions.half_sinusoids(config.max_position_embeddings, config.hidden_size), x_BLD.dtype)
     places_BLD = positions.learned(table_PD, x_BLD.shape[1], text.position_ids)
     x_BLD = x_BLD * jnp.asarray(config.hidden_size**0.5, x_BLD.dtype) + jnp.broadcast_to(places_BLD, x_BLD.shape)
     return dropout(shard(x_BLD, "batch", "length", "embed"), config.embedding_dropout, rng)

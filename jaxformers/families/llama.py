@@ -16,7 +16,7 @@ import numpy as np
 from jaxformers.core import positions
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, linear, rms_norm, split_rng
 from jaxformers.core.params import Initialiser, Param, Tree, normal, stacked, zeros
-from jaxformers.core.transformer import heads_in, heads_out
+from jaxformers.core.transformer import declare_heads_in, declare_heads_out, heads_in, heads_out
 from jaxformers.errors import ConfigError, InputError
 from jaxformers.families import text_decoder
 from jaxformers.families.config import keys_of, read_config, shown, write_config
@@ -200,23 +200,15 @@ def declare(config: LlamaConfig, head: str | None = None) -> Tree:
     def scale(width: int, name: str) -> Tree:
         return {"scale": dataclasses.replace(declare_norm(width, name, bias=False)["scale"], init=first)}
 
-    def project(heads: int, name: str) -> Tree:
-        name = f"{at}self_attn.{name}"
-        axes = ("embed", "heads", "head_size")
-        tree: Tree = {"kernel": Param((D, heads, K), axes, init, f"{name}.weight", "(h k) d -> d h k")}
-        if config.attention_bias:
-            tree["bias"] = Param((heads, K), axes[1:], zeros, f"{name}.bias", "(h k) -> h k", decay=False)
-        return tree
-
-    out = at + "self_attn.o_proj"
+    looks, biased = at + "self_attn.", config.attention_bias
     attention: Tree = {
-        "query": project(H, "q_proj"),
-        "key": project(G, "k_proj"),
-        "value": project(G, "v_proj"),
-        "out": {"kernel": Param((H, K, D), ("heads", "head_size", "embed"), init, f"{out}.weight", "d (h k) -> h k d")},
+        "query": declare_heads_in(D, H, K, looks + "q_proj", init, biased),
+        "key": declare_heads_in(D, G, K, looks + "k_proj", init, biased),
+        "value": declare_heads_in(D, G, K, looks + "v_proj", init, biased),
+        "out": declare_heads_out(
+            D, H, K, looks + "o_proj", init, biased if config.OUT_BIAS is None else config.OUT_BIAS
+        ),
     }
-    if config.attention_bias if config.OUT_BIAS is None else config.OUT_BIAS:
-        attention["out"]["bias"] = Param((D,), ("embed",), zeros, f"{out}.bias", decay=False)
     if config.HEAD_NORMS:
         for name, theirs in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
             tree = scale(K, f"{at}self_attn.{theirs}")

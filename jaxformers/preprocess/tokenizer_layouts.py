@@ -266,6 +266,21 @@ def byte_level_json(
     }
 
 
+def _ended_words(vocabulary: Mapping[str, int], merges: list[list[str]], special: Mapping[str, str]) -> dict[str, Any]:
+    """A BPE that marks the end of each word with </w>."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": special["unk_token"],
+        "continuing_subword_prefix": "",
+        "end_of_word_suffix": "</w>",
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "vocab": dict(vocabulary),
+        "merges": merges,
+    }
+
+
 def openai_gpt_json(
     vocabulary: Mapping[str, int], merges: list[list[str]], special: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -274,17 +289,7 @@ def openai_gpt_json(
         "normalizer": dict(_BERT_NORMALIZER),
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "BPEDecoder", "suffix": "</w>"},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": special["unk_token"],
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "</w>",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": dict(vocabulary),
-            "merges": merges,
-        },
+        "model": _ended_words(vocabulary, merges, special),
     }
 
 
@@ -324,17 +329,7 @@ def clip_json(vocabulary: Mapping[str, int], merges: list[list[str]], special: M
                 {"type": "Replace", "pattern": {"String": "</w>"}, "content": " "},
             ],
         },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": special["unk_token"],
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "</w>",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": dict(vocabulary),
-            "merges": merges,
-        },
+        "model": _ended_words(vocabulary, merges, special),
     }
 
 

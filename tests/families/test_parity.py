@@ -517,7 +517,7 @@ OF_FAMILIES = {
     ),
     "ctrl: sines and cosines by turns": (
         CTRL,
-        patched(ctrl, "position_table", lambda *shape: positions.sinusoids(*shape).astype(np.float32)),
+        patched(positions, "half_sinusoids", lambda *shape: positions.sinusoids(*shape).astype(np.float32)),
     ),
     "ctrl: epsilon of layers": (CTRL, patched(ctrl, "EPSILON", 1e-4)),
     "gemma2: no cap": (GEMMA2, with_config(attn_logit_softcapping=0.0)),

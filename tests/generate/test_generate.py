@@ -12,7 +12,7 @@ import pytest
 
 import jaxformers as jf
 from jaxformers.errors import InputError
-from jaxformers.generate import GenerationConfig, beams, loop, stream
+from jaxformers.generate import GenerationConfig, beams, cuts, loop, stream
 from jaxformers.generate.config import config_for
 from jaxformers.generate.processors import chain, knobs_of, rules_of
 from jaxformers.generate.run import Run
@@ -337,3 +337,9 @@ def test_the_loop_of_an_encoder_decoder_copies_nothing_that_was_read(reader):
 def test_what_an_encoder_decoder_refuses(reader, options, words):
     with pytest.raises(InputError, match=words):
         jf.generate(reader, **{"input_ids": PROMPT, **options})
+
+
+def test_typical_keeps_at_least_so_many():
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
+    kept = [int(jnp.isfinite(cuts.typical_p(logits, jnp.float32(0.01), least)).sum()) for least in (1, 2, 3)]
+    assert kept == [1, 2, 3]
