@@ -27,7 +27,16 @@ def attach(encode: Forward, head: Head) -> Forward:
         rng_trunk, rng_head = split_rng(rng, 2)
         trunk = encode(params, *inputs, config=config, rng=rng_trunk, **named)
         fields = head(params, trunk, config, rng_head)
-        return Output(**fields, hidden_states=trunk.hidden_states, attentions=trunk.attentions)
+        return Output(**fields, cache=trunk.cache, hidden_states=trunk.hidden_states, attentions=trunk.attentions)
+
+    return forward
+
+
+def remembering(encode: Forward, go_on: Forward) -> Forward:
+    """`encode`, or where there is a `cache` `go_on`, which gives the state of what comes next alone."""
+
+    def forward(params: Tree, *inputs: Any, cache: Any = None, logits_to_keep: int = 0, **named: Any) -> Output:
+        return encode(params, *inputs, **named) if cache is None else go_on(params, *inputs, cache=cache, **named)
 
     return forward
 

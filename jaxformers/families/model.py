@@ -58,6 +58,8 @@ class Family:
       prefix: what the trunk's checkpoint names start with; base models lack it.
       prefixes: head -> what they start with in that head's checkpoints, where it is something else.
       cache: (config, batch, slots, dtype) -> an empty `Cache`; None where the family cannot generate.
+      asks_ahead: whether what comes next is asked at the place where it will stand (XLNet's target, XLM's mask token): one token
+        more is read, and nothing is told of what comes after the tokens before.
       decoder_inputs: of encoder-decoders, (labels [B, L], config) -> the `decoder_input_ids` they are predicted from.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its trunk takes.
@@ -80,6 +82,7 @@ class Family:
     ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefixes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
     cache: Callable[..., Cache] | None = None
+    asks_ahead: bool = False
     decoder_inputs: Callable[[jax.Array, Any], jax.Array] | None = None
 
     def prefix_of(self, head: str | None) -> str:

@@ -1,8 +1,10 @@
 """XLM (Lample and Conneau 2019, arXiv:1901.07291): BERT's layers, over words, positions and languages.
 
 Its own: a table of languages (`langs`), token types that are looked up among the words, states that are zero where padding
-is, words predicted by the embedding table and nothing before it, and question answering by beams. Without an
-`attention_mask` the ids say what padding is, in every head. The adaptive softmax of some models' words is not supported.
+is, words predicted by the embedding table and nothing before it, and question answering by beams. It generates by asking for
+the word of a mask token behind the text, and most of its checkpoints look both ways: so what it remembers of a text is the
+words alone, and each step reads all of them. Without an `attention_mask` the ids say what padding is, in every head. The
+adaptive softmax of some models' words is not supported.
 """
 
 import dataclasses
@@ -14,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core import heads, positions, spans
-from jaxformers.core.attention import padding_mask
+from jaxformers.core.attention import causal_mask, padding_mask
+from jaxformers.core.cache import Cache, empty_cache, extend, recall, remember
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Param, Tree, normal, stacked
@@ -41,6 +44,8 @@ class XLMConfig(TextConfig):
     sinusoidal_embeddings: bool = False  # how the position table starts; it is learned either way
     causal: bool = False
     n_langs: int = 1
+    lang_id: int = 0  # the language of what is generated
+    mask_token_id: int = 0  # stands where the next token is asked for
     use_lang_emb: bool = True
     embed_init_std: float = 2048**-0.5
     summary_type: str = "first"
@@ -75,7 +80,7 @@ KEYS = keys_of(
 OLD_NAMES = {"n_words": "vocab_size", "pad_index": "pad_token_id"}
 IGNORED = {
     **dict.fromkeys(("bos_index", "eos_index", "unk_index", "mask_index"), "the tokenizer's business"),
-    **dict.fromkeys(("lang_id", "lang2id", "id2lang"), "names of languages; the caller gives `langs` by number"),
+    **dict.fromkeys(("lang2id", "id2lang"), "names of languages; the caller gives `langs` by number"),
     **dict.fromkeys(
         ("max_vocab", "min_count", "same_enc_dec", "share_inout_emb"), "read by the original training code"
     ),
@@ -137,7 +142,7 @@ def declare(config: XLMConfig, head: str | None = None) -> Tree:
         tree["summary"] = declare_linear(D, config.num_labels, "sequence_summary.summary", init)
     if head == "multiple-choice":  # over the classes' logits, odd as it is
         tree["classifier"] = declare_linear(config.num_labels, 1, "logits_proj", init, ("labels", "labels"))
-    if head == "masked-lm":
+    if head in ("masked-lm", "causal-lm"):
         tied, vocab = config.tie_word_embeddings, config.vocab_size
         tree["masked_lm"] = heads.declare_vocabulary(D, vocab, "pred_layer.proj", table, tied)
     if head == "question-answering-beam":
@@ -174,7 +179,11 @@ def embed(
 def layers(params: Tree, x_BLD: jax.Array, text: Text, config: XLMConfig, **options: Any) -> Any:
     """Post-norm blocks whose output is zero where padding is; a causal one looks back and at nothing else."""
     L = x_BLD.shape[1]
-    mask = jnp.tri(L, dtype=bool)[None, None] if config.causal else padding_mask(text.attention_mask)
+    mask = padding_mask(text.attention_mask)
+    if config.causal:
+        mask = causal_mask(L, L)
+        if text.attention_mask is not None:  # behind a text padding looks around as in PyTorch; before it, it is not seen
+            mask = mask & (jnp.cumsum(text.attention_mask, axis=1) > 0)[:, None, None]
 
     def block(layer: Tree, x_BLD: jax.Array, **named: Any) -> Any:
         y_BLD, maps = post_norm(layer, x_BLD, config=config, mask=mask, **named)
@@ -219,6 +228,43 @@ def encode(
     )
 
 
+def cache_for(config: XLMConfig, batch: int, slots: int, dtype: Any) -> Cache:
+    """An empty cache: it keeps the words' vectors [1, B, 1, S + 1, D], with room for a mask token behind the last."""
+    whole = empty_cache(1, batch, 1, slots + 1, config.hidden_size, dtype)
+    return dataclasses.replace(whole, mask=whole.mask[:, :-1])
+
+
+def go_on(
+    params: Tree,
+    input_ids: jax.Array,
+    attention_mask: jax.Array | None = None,
+    *,
+    config: XLMConfig,
+    cache: Cache,
+    **options: Any,
+) -> Output:
+    """The state [B, 1, D] of the mask token behind L more tokens [B, L], and the cache that knows them."""
+    L, word = input_ids.shape[1], params["embeddings"]["word"]
+    cache, _ = extend(cache, attention_mask, L)
+    x_BLD = word[jnp.pad(input_ids, ((0, 0), (0, 1)), constant_values=config.mask_token_id)]
+    cache = remember(cache, 0, x_BLD[:, :, None], x_BLD[:, :, None])
+    end = cache.length + L
+    real_BS = jnp.pad(cache.mask, ((0, 0), (0, 1)))
+    real_BS = real_BS | (jnp.arange(real_BS.shape[1]) == end)[None]
+    places_BS = (jnp.cumsum(real_BS, axis=1, dtype=jnp.int32) - 1).clip(0)
+    trunk = encode(
+        params,
+        inputs_embeds=recall(cache, 0)[0][:, :, 0],
+        attention_mask=real_BS,
+        position_ids=places_BS,
+        langs=jnp.full_like(places_BS, config.lang_id) if "lang" in params["embeddings"] else None,
+        config=config,
+        **options,
+    )
+    h_B1D = jax.lax.dynamic_slice_in_dim(trunk.last_hidden_state, end, 1, axis=1)  # type: ignore[arg-type]
+    return Output(last_hidden_state=h_B1D, cache=dataclasses.replace(cache, length=end))
+
+
 def knowing_padding(forward: Forward) -> Forward:
     """`forward` with a mask in any case: without one, as many tokens at the end are padding as have the padding token's id."""
 
@@ -231,7 +277,7 @@ def knowing_padding(forward: Forward) -> Forward:
         config: XLMConfig,
         **named: Any,
     ) -> Output:
-        if attention_mask is None and input_ids is not None:
+        if attention_mask is None and input_ids is not None and named.get("cache") is None:
             lengths_B1 = (input_ids != config.pad_token_id).sum(1, keepdims=True)
             attention_mask = jnp.arange(input_ids.shape[1])[None] < lengths_B1
         return forward(params, input_ids, attention_mask, *inputs, config=config, **named)
@@ -258,10 +304,12 @@ HEADS: dict[str | None, Forward] = {
     "token-classification": knowing_padding(heads.attach(encode, heads.classify_tokens)),
     "question-answering": knowing_padding(heads.attach(encode, heads.find_span)),
     "question-answering-beam": knowing_padding(spans.find_by_beams(encode)),
+    "causal-lm": knowing_padding(heads.attach(heads.remembering(encode, go_on), heads.over_vocabulary)),
     "masked-lm": knowing_padding(heads.attach(encode, heads.over_vocabulary)),
     "multiple-choice": heads.choose(knowing_padding(heads.attach(summarised, choose)), INPUTS),
 }
 _OWN: dict[str | None, str] = {
+    "causal-lm": "XLMWithLMHeadModel",
     "masked-lm": "XLMWithLMHeadModel",
     "question-answering": "XLMForQuestionAnsweringSimple",
     "question-answering-beam": "XLMForQuestionAnswering",
@@ -279,6 +327,8 @@ FAMILY = Family(
     prefix="transformer.",
     trunk=("embeddings", "layers"),
     inputs=INPUTS,
+    cache=cache_for,
+    asks_ahead=True,
     buffers=("transformer.position_ids",),
     ties={"pred_layer.proj.weight": "transformer.embeddings.weight"},
 )

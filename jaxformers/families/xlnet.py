@@ -3,12 +3,12 @@
 Its own: a query looks at what a key says, at how far it is (by sines, shifted so that each row begins at its own distance),
 and at whether both are of one segment; only that counts of `token_type_ids`, so any numbers will do. With `target_mapping`
 a second stream of queries runs beside the tokens: it knows a position and not the word there, and predicts it. Every
-projection is a tensor [D, H, K] in checkpoints too. Memories of earlier texts (`mems`) are not kept: they are Transformer-XL's
-way of generation. A text is summarised by its last token, wherever its padding stands.
+projection is a tensor [D, H, K] in checkpoints too. Memories of earlier texts (`mems`) are not kept; what generation
+remembers is a cache of the keys and values made of them. A text is summarised by its last token, wherever its padding stands.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxformers.core import heads, spans
 from jaxformers.core.attention import attend
+from jaxformers.core.cache import Cache, empty_cache, extend, recall, remember
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Param, Tree, normal, stacked
@@ -151,25 +152,26 @@ def declare(config: XLNetConfig, head: str | None = None) -> Tree:
 # -- how it computes ---------------------------------------------------------------------------------------------------
 
 
-def distances(length: int, width: int, clamp: int) -> jax.Array:
-    """Sines, then cosines, of the distances from `length` down to `1 - length`: [2 · length, width] of float32."""
-    steps_P = np.arange(length, -length, -1, dtype=np.float32)
+def distances(farthest: jax.Array | int, count: int, config: XLNetConfig) -> jax.Array:
+    """Sines, then cosines, of `count` distances from the farthest down: [P, D] of float32."""
+    width, clamp = config.hidden_size, config.clamp_len
+    steps_P = (farthest - jnp.arange(count)).astype(jnp.float32)
     if clamp > 0:
         steps_P = steps_P.clip(-clamp, clamp)
     rates_D = 1 / 10000 ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
-    angles_PD = jnp.asarray(steps_P)[:, None] * jnp.asarray(rates_D, jnp.float32)[None]
+    angles_PD = steps_P[:, None] * jnp.asarray(rates_D, jnp.float32)[None]
     return jnp.concatenate((jnp.sin(angles_PD), jnp.cos(angles_PD)), axis=-1)
 
 
-def shift(x_BHLP: jax.Array) -> jax.Array:
-    """What each query says of each key, out of what it says of each distance: [B, H, L, 2L] -> [B, H, L, L].
+def shift(x_BHLP: jax.Array, keys: int) -> jax.Array:
+    """What each query says of each key, out of what it says of each distance: [B, H, L, P] -> [B, H, L, S].
 
-    Query l's row of keys is the window of its distances that begins at L - l. All windows at once are the same numbers read
-    in rows that are one shorter: no indices, which accelerators are slow at.
+    Query l's row of keys is the window of its distances that begins at P - S - l. All windows at once are the same numbers
+    read in rows that are one shorter: no indices, which accelerators are slow at.
     """
     B, H, L, P = x_BHLP.shape
-    x_BHN = x_BHLP.reshape(B, H, L * P)[..., L:]
-    return x_BHN.reshape(B, H, L, P - 1)[..., :L]
+    x_BHN = x_BHLP.reshape(B, H, L * P)[..., P - keys :][..., : L * (P - 1)]
+    return x_BHN.reshape(B, H, L, P - 1)[..., :keys]
 
 
 def look(attention: Tree, q_BLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, p_PHK: jax.Array,
@@ -187,7 +189,7 @@ def look(attention: Tree, q_BLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Arra
     """
     scale = q_BLHK.shape[-1] ** -0.5
     add = lambda name: q_BLHK + jnp.broadcast_to(attention[name], q_BLHK.shape)  # noqa: E731
-    bias_BHLS = shift(jnp.einsum("BLHK,PHK->BHLP", add("relative_bias"), p_PHK))
+    bias_BHLS = shift(jnp.einsum("BLHK,PHK->BHLP", add("relative_bias"), p_PHK), k_BSHK.shape[1])
     if differ_BLS is not None:
         each_BHLT = jnp.einsum("BLHK,THK->BHLT", add("segment_bias"), attention["segment"])
         bias_BHLS = bias_BHLS + jnp.where(differ_BLS[:, None], each_BHLT[..., 1:], each_BHLT[..., :1])
@@ -211,7 +213,7 @@ def run_layers(params: Tree, x_BLD: jax.Array, L: int, attention_mask: jax.Array
     rate = config.hidden_dropout_prob
     rng_distances, rng_layers = split_rng(rng, 2)
     # One draw for all texts, where PyTorch draws for each: its projection then is one product, not one a text.
-    table_PD = dropout(distances(L, config.hidden_size, config.clamp_len).astype(x_BLD.dtype), rate, rng_distances)
+    table_PD = dropout(distances(L, 2 * L, config).astype(x_BLD.dtype), rate, rng_distances)
     differ = None if token_type_ids is None else token_type_ids[:, :, None] != token_type_ids[:, None, :]
     for_targets = visible(attention_mask, perm_mask)
     for_tokens = None  # each token sees itself, padding too: so none is left with nothing to look at
@@ -219,7 +221,7 @@ def run_layers(params: Tree, x_BLD: jax.Array, L: int, attention_mask: jax.Array
         for_tokens = jnp.logical_or(*jnp.broadcast_arrays(for_targets, jnp.eye(L, dtype=bool)[None]))
 
     def block(layer: Tree, x_BLD: jax.Array, *, rng: Any, maps: bool, kernel: str | None) -> Any:
-        rng_tokens, rng_targets, rng_attention, rng_up, rng_output = split_rng(rng, 5)
+        rng_tokens, rng_targets, *rngs = split_rng(rng, 5)
         attention = layer["attention"]
         with jax.named_scope("attention"):
             q_BLHK, k_BSHK, v_BSHK = (
@@ -236,15 +238,22 @@ def run_layers(params: Tree, x_BLD: jax.Array, L: int, attention_mask: jax.Array
                 g_BMHK = jnp.einsum("BLHK,BML->BMHK", g_BLHK, target_mapping)
                 a_BLHK = jnp.concatenate((a_BLHK, g_BMHK), axis=1)
                 weights_BHLS = jnp.concatenate((weights_BHLS, more_BHLS), axis=2) if maps else None
-            a_BLD = dropout(jnp.einsum("BLHK,DHK->BLD", a_BLHK, attention["out"]), rate, rng_attention)
-            x_BLD = layer_norm(layer["attention_norm"], x_BLD + a_BLD, config.layer_norm_eps)
-        with jax.named_scope("feed_forward"):
-            h_BLF = shard(ACTIVATIONS[config.hidden_act](linear(layer["up"], x_BLD)), "batch", "length", "mlp")
-            h_BLD = dropout(linear(layer["down"], dropout(h_BLF, rate, rng_up)), rate, rng_output)
-            x_BLD = layer_norm(layer["output_norm"], x_BLD + h_BLD, config.layer_norm_eps)
-        return shard(x_BLD, "batch", "length", "embed"), weights_BHLS
+        return finish(layer, x_BLD, a_BLHK, config, rngs), weights_BHLS
 
     return stack(params, block, x_BLD, rng=rng_layers, **options)
+
+
+def finish(layer: Tree, x_BLD: jax.Array, a_BLHK: jax.Array, config: XLNetConfig, rngs: Sequence[Any]) -> jax.Array:
+    """What a layer does once its attention has looked: both sums, each normalised."""
+    rate, (rng_attention, rng_up, rng_output) = config.hidden_dropout_prob, rngs
+    with jax.named_scope("attention"):
+        a_BLD = dropout(jnp.einsum("BLHK,DHK->BLD", a_BLHK, layer["attention"]["out"]), rate, rng_attention)
+        x_BLD = layer_norm(layer["attention_norm"], x_BLD + a_BLD, config.layer_norm_eps)
+    with jax.named_scope("feed_forward"):
+        h_BLF = shard(ACTIVATIONS[config.hidden_act](linear(layer["up"], x_BLD)), "batch", "length", "mlp")
+        h_BLD = dropout(linear(layer["down"], dropout(h_BLF, rate, rng_up)), rate, rng_output)
+        x_BLD = layer_norm(layer["output_norm"], x_BLD + h_BLD, config.layer_norm_eps)
+    return shard(x_BLD, "batch", "length", "embed")
 
 
 def encode(
@@ -324,6 +333,63 @@ def encode(
     return Output(last_hidden_state=x_BLD, hidden_states=states, attentions=maps)
 
 
+def cache_for(config: XLNetConfig, batch: int, slots: int, dtype: Any) -> Cache:
+    """An empty cache, behind one slot of nothing; the last of its N + 1 layers keeps the words' vectors."""
+    H = config.num_attention_heads
+    whole = empty_cache(config.num_hidden_layers + 1, batch, H, slots + 1, config.hidden_size // H, dtype)
+    return dataclasses.replace(whole, mask=whole.mask[:, 1:])
+
+
+def go_on(
+    params: Tree,
+    input_ids: jax.Array,
+    attention_mask: jax.Array | None = None,
+    *,
+    config: XLNetConfig,
+    cache: Cache,
+    rng: None = None,
+    execution: Execution = Execution(),  # noqa: B008 (frozen)
+) -> Output:
+    """The state of a target behind L more tokens [B, L], which tells the next one: [B, 1, D], and the cache that knows them.
+
+    Tokens that are read together look both ways. So with new ones the token before them is read once more, now that it has
+    one behind it, and stays as it is then; that is PyTorch's generation, whose memories these keys and values are made of.
+    """
+    (B, L), N, words = input_ids.shape, config.num_hidden_layers, params["embeddings"]
+    first, (cache, _) = cache.length, extend(cache, attention_mask, L)  # an array's slots begin one before the cache's
+    new_BLHK = words["word"][input_ids].reshape(B, L, config.num_attention_heads, -1)
+    cache = remember(dataclasses.replace(cache, length=first + 1), N, new_BLHK, new_BLHK)
+    read_BLD = jax.lax.dynamic_slice_in_dim(recall(cache, N)[0], first, L + 1, axis=1).reshape(B, L + 1, -1)
+    target_B1D = jnp.broadcast_to(words["target"].astype(read_BLD.dtype), (B, 1, config.hidden_size))
+    x_BLD = jnp.concatenate((read_BLD, target_B1D), axis=1)
+    seen_B1S = jnp.pad(cache.mask, ((0, 0), (1, 0)))[:, None]
+    table_PD = distances(first + L + 1, seen_B1S.shape[2] + L + 1, config).astype(x_BLD.dtype)
+
+    def block(layer: Tree, carried: Any, *, rng: Any, maps: bool, kernel: str | None) -> Any:
+        x_BLD, cache = carried
+        attention = layer["attention"]
+        with jax.named_scope("attention"):
+            q_BLHK, k_BLHK, v_BLHK = (
+                shard(jnp.einsum("BLD,DHK->BLHK", y_BLD, attention[name]), "batch", "length", "heads", "head_size")
+                for name, y_BLD in (("query", x_BLD), ("key", x_BLD[:, :-1]), ("value", x_BLD[:, :-1]))
+            )
+            cache = remember(cache, layer["number"], k_BLHK, v_BLHK)
+            p_PHK = jnp.einsum("PD,DHK->PHK", table_PD, attention["relative"])
+            a_BLHK, weights_BHLS = look(
+                attention, q_BLHK, *recall(cache, layer["number"]), p_PHK, None, seen_B1S, maps=maps, kernel=kernel
+            )
+        return (finish(layer, x_BLD, a_BLHK, config, (None,) * 3), cache), weights_BHLS
+
+    (x_BLD, cache), _, _ = stack(
+        params["layers"],
+        block,
+        (shard(x_BLD, "batch", "length", "embed"), dataclasses.replace(cache, length=first)),
+        beside={"number": np.arange(N)},
+        execution=execution,
+    )
+    return Output(last_hidden_state=x_BLD[:, -1:], cache=dataclasses.replace(cache, length=first + L))
+
+
 def encode_tokens(params: Tree, *inputs: Any, target_mapping: None = None, **named: Any) -> Output:
     """`encode` for heads that judge the tokens themselves."""
     if target_mapping is not None or len(inputs) > 5:
@@ -356,7 +422,7 @@ HEADS: dict[str | None, Forward] = {
     "token-classification": heads.attach(encode_tokens, classify_tokens),
     "question-answering": heads.attach(encode_tokens, heads.find_span),
     "question-answering-beam": spans.find_by_beams(encode_tokens),
-    "causal-lm": heads.attach(encode, heads.over_vocabulary),
+    "causal-lm": heads.attach(heads.remembering(encode, go_on), heads.over_vocabulary),
     "multiple-choice": heads.choose(heads.attach(summarised, classify), INPUTS),
 }
 _OWN: dict[str | None, str] = {
@@ -377,5 +443,7 @@ FAMILY = Family(
     prefix="transformer.",
     trunk=("embeddings", "layers"),
     inputs=INPUTS,
+    cache=cache_for,
+    asks_ahead=True,
     ties={"lm_loss.weight": "transformer.word_embedding.weight"},
 )

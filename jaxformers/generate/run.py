@@ -223,6 +223,8 @@ def _ahead(
     if config.num_beams > 1 or allow is not None:
         other = "num_beams above 1" if config.num_beams > 1 else "prefix_allowed_tokens_fn"
         raise InputError(f"tokens are not guessed ahead with {other}: leave one of the two out")
+    if model.family.asks_ahead:
+        raise InputError(f"{model.family.name} tells of one next token at a time, so none can be guessed ahead")
     if assistant is None:
         assert looked_up is not None
         return assist.Ahead(looked_up, config.max_matching_ngram_size)
@@ -338,7 +340,7 @@ def _most(model: Model, config: GenerationConfig, given: int, longest: int) -> i
     else:
         most = 20 if limit is None else max(1, min(20, limit - given))
     has_table = "position" in model.params["embeddings"] or "position" in model.params.get("decoder", ())
-    if has_table and longest + most - 1 > limit:  # the last token is not read
+    if has_table and longest + most - 1 + model.family.asks_ahead > limit:  # the last token is not read
         raise InputError(f"{longest} tokens and {most} new ones are too many: this model has positions for {limit}")
     return most
 

@@ -300,7 +300,8 @@ def test_answers_are_scored_as_texts():
         ids = np.array([[0, *row] + [-100] * (longest - len(row)) for row in examples["labels"]])
         assert prepared.metrics(EvalPrediction(ids, None)) == {"n": 1.0}
     asked, scored = seen[::2], seen[1::2]  # each preparation asks once whether the scores' package is there
-    assert asked == [(["a"], ["a"])] * 2 and scored == [(list(pairs["target"]), list(pairs["target"]))] * 2
+    assert asked == [(["a"], ["a"])] * 2
+    assert scored == [(list(pairs["target"]), list(pairs["target"]))] * 2
 
 
 def test_span_corruption_needs_sentinels():

@@ -17,7 +17,7 @@ from jaxformers.generate.config import config_for
 from jaxformers.generate.processors import chain, knobs_of, rules_of
 from jaxformers.generate.run import Run
 from jaxformers.generate.written import Written
-from tests.families.table import BERT, GPT2, LLAMA, T5, strong
+from tests.families.table import BERT, GPT2, LLAMA, T5, XLM, XLNET, strong
 from tests.goldens.make_generate import ENDS, LEFT, OPTIONS, PROMPT
 
 GOLDENS = json.loads((Path(__file__).resolve().parents[1] / "goldens" / "generate.json").read_text())
@@ -46,6 +46,34 @@ def test_padding_on_the_right_and_batches_change_nothing(model):
         alone = jf.generate(model, PROMPT[row : row + 1, :length], **ENDS).sequences[0, length:]
         np.testing.assert_array_equal(together.sequences[row, 5 : 5 + len(alone)], alone)
         assert (together.sequences[row, 5 + len(alone) :] == 5).all()
+
+
+@pytest.mark.parametrize("row", [XLNET, XLM], ids=["xlnet", "xlm"])
+def test_what_comes_next_is_asked_where_it_will_stand(row):
+    """The first token is what a whole forward pass tells of a target, or of a mask token, behind the prompt; rows of other
+    lengths change nothing."""
+    model = strong(row, "causal-lm")
+    right = np.array([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    together = jf.generate(model, PROMPT, right, max_new_tokens=4, eos_token_id=None, output_logits=True)
+    behind = np.pad(PROMPT[:1], ((0, 0), (0, 1)), constant_values=getattr(model.config, "mask_token_id", 0))
+    given = {"input_ids": behind, "attention_mask": np.ones((1, 6), np.int32)}
+    if row is XLNET:
+        last = np.arange(6) == 5
+        given |= {"perm_mask": np.tile(last, (1, 6, 1)).astype(np.float32), "target_mapping": last[None, None] * 1.0}
+    else:
+        given["langs"] = np.full((1, 6), model.config.lang_id)
+    given = {
+        name: jnp.asarray(array, jnp.float32 if array.dtype.kind == "f" else None) for name, array in given.items()
+    }
+    np.testing.assert_allclose(together.logits[0][0], model.apply(model.params, **given).logits[0, -1], atol=1e-5)
+    for n, length in enumerate((5, 3, 1)):
+        alone = jf.generate(model, PROMPT[n : n + 1, :length], max_new_tokens=4, eos_token_id=None)
+        np.testing.assert_array_equal(together.sequences[n, 5:], alone.sequences[0, length:])
+    with pytest.raises(InputError, match="one next token at a time"):
+        jf.generate(model, PROMPT, prompt_lookup_num_tokens=2)
+    if row is XLM:
+        with pytest.raises(InputError, match="24 tokens and 1 new ones are too many"):
+            jf.generate(model, np.ones((1, 24), np.int32), max_new_tokens=1)
 
 
 def test_the_real_story(shared_data):
@@ -166,8 +194,8 @@ def test_few_programs_for_many_prompts():
     model = jf.load({**LLAMA.config, "vocab_size": 32}, head="causal-lm")
     random = np.random.default_rng(0)
     before = loop.start._cache_size(), loop.go_on._cache_size()
-    for _ in range(30):
-        ids = random.integers(0, 32, (1, random.integers(1, 17)))
+    for _ in range(200):
+        ids = random.integers(1, 32, (1, random.integers(1, 17)))
         options = {"max_new_tokens": int(random.integers(1, 9)), "temperature": float(random.uniform(0.5, 2))}
         jf.generate(model, ids, do_sample=True, top_p=0.9, eos_token_id=None, **options)
     prompts, totals = 2, 2  # prompts of 8 and 16 slots, 16 and 32 in all

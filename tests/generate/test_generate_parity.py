@@ -5,7 +5,7 @@ import pytest
 
 import jaxformers as jf
 from jaxformers.families import family_for
-from tests.families.table import DECODERS, ENCODER_DECODERS, GPT2, LLAMA, T5, name_of, strong
+from tests.families.table import DECODERS, ENCODER_DECODERS, GPT2, LLAMA, T5, XLM, XLNET, Row, name_of, strong
 from tests.goldens.make_goldens import integers, torch_model
 
 pytestmark = pytest.mark.parity
@@ -72,6 +72,28 @@ def assert_equal(found, expected, tolerance=2e-5):
 @pytest.mark.parametrize("row", DECODERS, ids=name_of)
 def test_greedy(row, mask, models):
     assert_equal(*both(models.get(row.family) or theirs(row), row, mask))
+
+
+def asking(row, **changes):
+    return Row(row.family, {**row.config, **changes}, "causal-lm", {})
+
+
+# As published: XLNet remembers all that it has read. What it remembers is what PyTorch does, whose memory the flags turn on.
+ASKING = {
+    "xlnet": asking(XLNET, use_mems_eval=True, mem_len=None),
+    "xlnet, distances up to 3": asking(XLNET, use_mems_eval=True, mem_len=None, clamp_len=3),
+    "xlm": asking(XLM),
+    "xlm that looks back": asking(XLM, causal=True),
+    "xlm in a language": asking(XLM, lang_id=1, mask_token_id=7),
+}
+
+
+@pytest.mark.parametrize("row", ASKING.values(), ids=ASKING)
+def test_those_that_ask_at_the_next_place(row):
+    model = theirs(row)
+    for options in ({}, {"num_beams": 3, "num_return_sequences": 2}):
+        assert_equal(*both(model, row, **options))
+    assert_equal(*both(model, row, ids=IDS[:, :1]))
 
 
 OPTIONS = {
