@@ -60,6 +60,7 @@ class Prepared:
       loss: the task's loss where it is not the head's own.
       collator: what is done to each batch on the host, such as masking.
       build: makes the model, on a mesh, where it is not loaded as it is.
+      generation: what the model generates by, beside what its files say.
       export: writes the final model, where that is not `save`.
     """
 
@@ -69,6 +70,7 @@ class Prepared:
     loss: LossFn | None = None
     collator: Collator | None = None
     build: Callable[[Any], Model] | None = None
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     export: Callable[[Model, Any, Any], Any] = save
 
 
@@ -163,6 +165,8 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
             **prepared.overrides,
         )
     )
+    if prepared.generation:
+        model = dataclasses.replace(model, generation={**model.generation, **prepared.generation})
     dataset = f"{recipe.bundled_is} bundled with jaxformers (not {recipe.name})" if source == "bundled" else source
     examples, common = prepared.examples, {"loss_fn": prepared.loss, "data_collator": prepared.collator, "mesh": mesh}
     others = {

@@ -11,6 +11,7 @@ from experiments import finetune
 from experiments.finetune import Prepared, Start
 from jaxformers.data import Table
 from jaxformers.preprocess import Tokenizer, train_byte_level
+from jaxformers.preprocess.languages import has_languages, in_language, language_id
 from jaxformers.train import EvalPrediction
 
 Scores = Callable[[Sequence[str], Sequence[str]], Mapping[str, float]]
@@ -32,7 +33,15 @@ class Config(finetune.Config):
     """Score texts that the model generates; without it, the loss alone."""
 
 
-def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any, *, prefix: str, scores: Scores) -> Prepared:
+def prepare(
+    splits: dict[str, Table],
+    tokenizer: Tokenizer,
+    config: Any,
+    *,
+    prefix: str,
+    scores: Scores,
+    languages: tuple[str, str] | None = None,
+) -> Prepared:
     """The columns `source` and `target` as `input_ids` and `labels`, from which the decoder's inputs are made.
 
     Args:
@@ -41,17 +50,25 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any, *, pref
       config: the flags.
       prefix: T5's words for the task.
       scores: (texts, references) -> numbers.
+      languages: of both sides, as a model of many languages names them; its texts then say which they are in.
     """
     if config.source_prefix is not None:
         prefix = config.source_prefix
     elif "<extra_id_0>" not in tokenizer.get_vocab():
         prefix = ""
 
+    named = languages if languages and has_languages(tokenizer) else None
+
+    def encode_side(texts: list[str], most: int, side: int) -> list[list[int]]:
+        if named is None:
+            return list(tokenizer(texts, truncation=True, max_length=most)["input_ids"])
+        bare = tokenizer(texts, truncation=True, max_length=most - 2, add_special_tokens=False)["input_ids"]
+        return [in_language(tokenizer, ids, named[side]) for ids in bare]
+
     def encode(table: Table) -> Table:
-        cut = partial(tokenizer, truncation=True)
-        source = cut([prefix + text for text in table["source"]], max_length=config.max_source_length)
-        target = cut(list(table["target"]), max_length=config.max_target_length)
-        return Table({"input_ids": source["input_ids"], "labels": target["input_ids"]}, table.name)
+        source = encode_side([prefix + text for text in table["source"]], config.max_source_length, 0)
+        target = encode_side(list(table["target"]), config.max_target_length, 1)
+        return Table({"input_ids": source, "labels": target}, table.name)
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         ids = prediction.predictions
@@ -61,7 +78,11 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any, *, pref
     if config.predict_with_generate:
         scores(["a"], ["a"])  # so that a package that is missing is named now, not when all is trained
     examples = {name: encode(table) for name, table in splits.items()}
-    return Prepared(examples, metrics if config.predict_with_generate else None)
+    generation = {}
+    if named is not None:  # the language is what the decoder begins with, or what it is made to write first
+        behind = tokenizer.tokenizer_class == "MBartTokenizer"
+        generation["decoder_start_token_id" if behind else "forced_bos_token_id"] = language_id(tokenizer, named[1])
+    return Prepared(examples, metrics if config.predict_with_generate else None, generation=generation)
 
 
 def texts(table: Table) -> list[str]:

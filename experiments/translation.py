@@ -5,9 +5,10 @@
 
 With no flags t5-small goes on training on `hf:wmt16/de-en`, from `--source-lang en` to `--target-lang de`. `--data` takes a
 folder of parallel text files (train.en and train.de, val.en and val.de, each also as .gz), or rows with a column for each
-language, or with `translation` as on the hub. T5 is told the task in words (`--source-prefix`); labels are smoothed with
-`--label-smoothing-factor 0.1`. Where --data is given and no --model, a BART of 3 + 3 layers and width 256 learns from nothing.
-Without a network a smaller one learns from bundled sentences. Needs the [metrics] extra.
+language, or with `translation` as on the hub. T5 is told the task in words (`--source-prefix`), models of many languages by
+theirs (`--source-lang en_XX --target-lang de_DE` for mBART). Labels are smoothed with `--label-smoothing-factor 0.1`. Where
+--data is given and no --model, a BART of 3 + 3 layers and width 256 learns from nothing. Without a network a smaller one learns
+from bundled sentences. Needs the [metrics] extra.
 """
 
 import dataclasses
@@ -33,16 +34,21 @@ class Config(seq2seq.Config):
     """Flags of the experiment, and every field of TrainingArguments."""
 
     source_lang: str = "en"
-    """The language that is translated: the name of its column, or the end of its files' names."""
+    """The language that is translated, as the model names it; "en" of "en_XX" is its column, or the end of its files' names."""
     target_lang: str = "de"
     """The language it is translated into."""
     output_dir: str = "out/translation"
     """Where checkpoints, metrics, the model card and the final model go."""
 
 
+def columns(config: Any) -> tuple[str, str]:
+    """What the data calls the two languages."""
+    return config.source_lang.split("_")[0], config.target_lang.split("_")[0]
+
+
 def open_data(place: Any, config: Any) -> dict[str, Table]:
     """The splits: parallel text files of a folder, or whatever `load_dataset` opens."""
-    folder, languages = Path(place), (config.source_lang, config.target_lang)
+    folder, languages = Path(place), columns(config)
     splits: dict[str, Table] = {}
     for stem, split in SPLIT_NAMES.items() if folder.is_dir() else ():
         files = [folder / f"{stem}.{language}{end}" for language in languages for end in ("", ".gz")]
@@ -58,8 +64,8 @@ def open_data(place: Any, config: Any) -> dict[str, Table]:
 
 def read(splits: dict[str, Table], config: Any) -> dict[str, Table]:
     """The columns `source` and `target`."""
-    languages = {"source": (config.source_lang,), "target": (config.target_lang,)}
-    return {name: rename(_flat(table), languages) for name, table in splits.items()}
+    source, target = columns(config)
+    return {name: rename(_flat(table), {"source": (source,), "target": (target,)}) for name, table in splits.items()}
 
 
 def _flat(table: Table) -> Table:
@@ -72,11 +78,10 @@ def _flat(table: Table) -> Table:
 
 def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prepared:
     """Pairs of texts, scored by BLEU."""
-    source, target = (LANGUAGES.get(code, code) for code in (config.source_lang, config.target_lang))
-    prefix = f"translate {source} to {target}: "
-    return seq2seq.prepare(
-        splits, tokenizer, config, prefix=prefix, scores=lambda said, right: {"bleu": bleu(said, right)}
-    )
+    source, target = (LANGUAGES.get(code, code) for code in columns(config))
+    prefix, codes = f"translate {source} to {target}: ", (config.source_lang, config.target_lang)
+    scores = lambda said, right: {"bleu": bleu(said, right)}  # noqa: E731
+    return seq2seq.prepare(splits, tokenizer, config, prefix=prefix, scores=scores, languages=codes)
 
 
 RECIPE = Recipe(

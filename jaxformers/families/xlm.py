@@ -182,7 +182,9 @@ def layers(params: Tree, x_BLD: jax.Array, text: Text, config: XLMConfig, **opti
     mask = padding_mask(text.attention_mask)
     if config.causal:
         mask = causal_mask(L, L)
-        if text.attention_mask is not None:  # behind a text padding looks around as in PyTorch; before it, it is not seen
+        if (
+            text.attention_mask is not None
+        ):  # behind a text padding looks around as in PyTorch; before it, it is not seen
             mask = mask & (jnp.cumsum(text.attention_mask, axis=1) > 0)[:, None, None]
 
     def block(layer: Tree, x_BLD: jax.Array, **named: Any) -> Any:

@@ -17,8 +17,10 @@ from experiments import clm, electra, finetune, glue, mlm, ner, seq2seq, span_co
 from experiments.launch import parse
 from jaxformers.data import Table
 from jaxformers.errors import DataError, InputError
-from jaxformers.preprocess import train_byte_level, train_wordpiece
+from jaxformers.preprocess import load_tokenizer, train_byte_level, train_wordpiece
+from jaxformers.preprocess.languages import in_language, language_id
 from jaxformers.train import EvalPrediction
+from tests.preprocess.test_translation_tokenizers import folder_of
 
 BUNDLED = Path(finetune.__file__).parent / "bundled"
 FEW = ["--per-device-train-batch-size", "8", "--per-device-eval-batch-size", "4"]  # on each of the eight devices
@@ -302,6 +304,35 @@ def test_answers_are_scored_as_texts():
     asked, scored = seen[::2], seen[1::2]  # each preparation asks once whether the scores' package is there
     assert asked == [(["a"], ["a"])] * 2
     assert scored == [(list(pairs["target"]), list(pairs["target"]))] * 2
+
+
+@pytest.mark.parametrize(
+    ("class_name", "codes", "begins"),
+    [
+        ("M2M100Tokenizer", ("en", "de"), "forced_bos_token_id"),
+        ("MBart50Tokenizer", ("en_XX", "de_DE"), "forced_bos_token_id"),
+        ("MBartTokenizer", ("en_XX", "de_DE"), "decoder_start_token_id"),
+    ],
+)
+def test_models_of_many_languages_are_told_both(class_name, codes, begins, tmp_path):
+    words = ("<s>", "<pad>", "</s>", "<unk>", "▁a", "▁cat") if class_name.startswith("M2M") else ()
+    tokenizer = load_tokenizer(folder_of(tmp_path, class_name, words, "sentencepiece.bpe.model"))
+    flags = ["--source-lang", codes[0], "--target-lang", codes[1]]
+    config = parse(translation.Config, flags, "", "translation")
+    pairs = translation.read({"validation": Table({"en": ["a cat"], "de": ["cat a cat"]})}, config)
+    prepared = translation.prepare(pairs, tokenizer, config)
+    source, target = (language_id(tokenizer, code) for code in codes)
+    row = prepared.examples["validation"][0]
+    assert row["input_ids"] == in_language(
+        tokenizer, tokenizer("a cat", add_special_tokens=False)["input_ids"], codes[0]
+    )
+    assert source in row["input_ids"]
+    assert target in row["labels"]
+    assert target not in row["input_ids"]
+    assert prepared.generation == {begins: target}
+    short = translation.prepare(pairs, tokenizer, config.replace(max_target_length=3)).examples["validation"][0]
+    assert len(short["labels"]) == 3
+    assert {target, tokenizer.eos_token_id} < set(short["labels"])
 
 
 def test_span_corruption_needs_sentinels():
