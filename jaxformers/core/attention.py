@@ -120,5 +120,6 @@ def attend(
         out_BLHK = jnp.einsum("BHLS,BSHK->BLHK", weights_BHLS, v_BSGK)
     else:
         weights_BGRLS = weights_BHLS.reshape(B, G, H // G, L, S)
-        out_BLHK = jnp.einsum("BGRLS,BSGK->BLGRK", weights_BGRLS, v_BSGK).reshape(B, L, H, K)
+        out_BGRLK = jnp.einsum("BGRLS,BGSK->BGRLK", weights_BGRLS, v_BSGK.swapaxes(1, 2))
+        out_BLHK = jnp.moveaxis(out_BGRLK, 3, 1).reshape(B, L, H, K)
     return out_BLHK, weights_BHLS if maps else None

@@ -17,7 +17,7 @@ class Cache:
 
     Args:
       keys: [N, B, G, S, K]; a head's slots lie side by side, as the product with a query reads them. Or a tuple of N arrays
-        [B, G, S, K], see `by_layer`.
+        [B, G, S, K], of one row [G, S, K], see `by_layer`.
       values: the same.
       mask: [B, S], whether a slot holds a real token.
       length: the number of slots in use, the same for every row.
@@ -74,13 +74,26 @@ def roll_back(cache: Cache, length: jax.Array) -> Cache:
 
 
 def by_layer(cache: Cache) -> Cache:
-    """The cache with an array for each layer, where they run one by one: what a layer reads is then no copy of a slice."""
-    return dataclasses.replace(cache, keys=tuple(cache.keys), values=tuple(cache.values))
+    """The cache with an array for each layer, where they run one by one: what a layer reads is then no copy of a slice.
+
+    One row has no axis of its own. XLA takes that axis off before the product; were it here, XLA on CPUs would find something
+    between the array that is written and the product that reads it, and copy all slots with every token.
+    """
+    alone = cache.mask.shape[0] == 1
+    apart = lambda whole: tuple(each[0] if alone else each for each in whole)  # noqa: E731
+    return dataclasses.replace(cache, keys=apart(cache.keys), values=apart(cache.values))
 
 
 def pick_rows(cache: Cache, rows_R: jax.Array) -> Cache:
     """The cache of some rows, by number: [B, …] -> [R, …]; rows of one text stay together, and go on sharing `cross`."""
-    keys, values = jax.tree.map(lambda array: jnp.take(array, rows_R, axis=-4), (cache.keys, cache.values))
+
+    def pick(array: jax.Array) -> jax.Array:
+        if array.ndim > 3:
+            array = jnp.take(array, rows_R, axis=-4)
+            return array[0] if array.ndim == 4 and len(rows_R) == 1 else array
+        return array if len(rows_R) == 1 else jnp.broadcast_to(array, (len(rows_R), *array.shape))
+
+    keys, values = jax.tree.map(pick, (cache.keys, cache.values))
     return dataclasses.replace(cache, keys=keys, values=values, mask=cache.mask[rows_R])
 
 
@@ -91,7 +104,9 @@ def remember(cache: Cache, layer: jax.Array | int, k_BLGK: jax.Array, v_BLGK: ja
         new_BGLK = new_BLGK.swapaxes(1, 2)
         if isinstance(whole, tuple):
             at = int(layer)
-            new = jax.lax.dynamic_update_slice(whole[at], new_BGLK.astype(whole[at].dtype), (0, 0, cache.length, 0))
+            new_BGLK = new_BGLK if whole[at].ndim == 4 else new_BGLK[0]
+            place = (*(0,) * (whole[at].ndim - 2), cache.length, 0)
+            new = jax.lax.dynamic_update_slice(whole[at], new_BGLK.astype(whole[at].dtype), place)
             return (*whole[:at], new, *whole[at + 1 :])
         return jax.lax.dynamic_update_slice(whole, new_BGLK[None].astype(whole.dtype), (layer, 0, 0, cache.length, 0))
 
@@ -103,7 +118,8 @@ def recall(cache: Cache, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
 
     def read(whole: jax.Array | tuple[jax.Array, ...]) -> jax.Array:
         if isinstance(whole, tuple):
-            return whole[int(layer)].swapaxes(1, 2)
+            one = whole[int(layer)]
+            return (one if one.ndim == 4 else one[None]).swapaxes(1, 2)
         return jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False).swapaxes(1, 2)
 
     return read(cache.keys), read(cache.values)
