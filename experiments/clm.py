@@ -10,6 +10,16 @@ the mean loss a token, which depends on the tokenizer. In the end the model writ
 text does. Where --data is given and no --model, a GPT-2 of 6 layers and width 256 learns with a byte-level BPE of 1,024 tokens
 that is learned from the same text: 5 million parameters, 1,000 steps of 16 blocks of 256 tokens. Without a network a smaller one
 learns from bundled sentences.
+
+tinyshakespeare (1.1 MB), `--max-steps 600`, seed 42, 872 s on 2 CPU cores that did other work beside it. Held-out loss 4.59 after
+102 steps, then 4.15, 4.05, 3.96, 3.90, and 3.88 after 600 (perplexity 48.6 a token); training loss 6.02 over the first 50 steps,
+3.71 over the last. A piece of what it wrote:
+
+    She vied so fast, protesting oath on o' the vok,
+    Away and endone, and pian, and what are with the Ty;
+    Dirt, my lord: I boin, goodness with
+    The hareampeak by the cry with me, that thou,
+    For Edward, beseech for him is in his chambje
 """
 
 import dataclasses
