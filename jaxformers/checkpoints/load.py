@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,22 +64,55 @@ def load(
     <bound method Model.apply of ...>
     """
     dtype = _float_dtype(dtype)
-    if isinstance(source, Config | Mapping):
-        family, config = _from_config(source, overrides)
-        family.forward(head)
+    family, config, folder = _described(source, head, revision, overrides)
+    if folder is None:
         declared = family.declare(config, head)
         return Model(family, head, config, core_params.initialise(declared, jax.random.key(seed), dtype, mesh))
-    folder = locate(source, revision=revision)
-    raw = read_json(folder / "config.json")
-    family = _family(raw, f"{source}: config.json")
-    config = family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
-    family.forward(head)
     with open_weights(folder) as weights:
         params, report = read_params(family, config, head, weights, dtype, mesh, seed)
     if line := report.line():
         LOG.warning("%s: %s", source, line)
     generation = folder / "generation_config.json"
     return Model(family, head, config, params, read_json(generation) if generation.is_file() else {})
+
+
+def outline(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config,
+    head: str | None = None,
+    *,
+    dtype: Any = "float32",
+    revision: str | None = None,
+    **overrides: Any,
+) -> Model:
+    """A model without its numbers, of any size: each parameter is a `jax.ShapeDtypeStruct`. Weights are not looked for.
+
+    Arguments and errors as for `load`.
+
+    >>> model = outline({"model_type": "llama"}, head="causal-lm")  # Llama 2's 7 billion parameters
+    >>> model.params["embeddings"]["word"].shape
+    (32000, 4096)
+    """
+    family, config, _ = _described(source, head, revision, overrides)
+    return Model(family, head, config, core_params.abstract(family.declare(config, head), _float_dtype(dtype)))
+
+
+def _described(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config,
+    head: str | None,
+    revision: str | None,
+    overrides: Mapping[str, Any],
+) -> tuple[Family, Config, Path | None]:
+    """The family and config of a source that has this head, and the folder its weights are in (of a config alone: None)."""
+    if isinstance(source, Config | Mapping):
+        family, config = _from_config(source, overrides)
+        folder = None
+    else:
+        folder = locate(source, revision=revision)
+        raw = read_json(folder / "config.json")
+        family = _family(raw, f"{source}: config.json")
+        config = family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
+    family.forward(head)
+    return family, config, folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -252,7 +252,8 @@ def _scans(depth: int, execution: Execution) -> bool:
         return execution.layers == "scan"
     mesh = active_mesh()
     one_device = mesh is None or mesh.size == 1
-    return not (one_device and depth <= LOOP_UP_TO and jax.default_backend() != "tpu")
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return not (one_device and depth <= LOOP_UP_TO and platform != "tpu")
 
 
 def apart(params: Tree) -> Tree:

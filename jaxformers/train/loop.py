@@ -159,7 +159,7 @@ class _Run:
     ) -> None:
         self.model, self.args, self.tokenizer, self.mesh = model, args, tokenizer, mesh
         pad = {} if getattr(tokenizer, "pad_token_id", None) is None else {"input_ids": tokenizer.pad_token_id}
-        train = _used_columns(model, train)
+        train = used_columns(model, train)
         self.members = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = args.per_device_train_batch_size * self.members * args.gradient_accumulation_steps
         self.batches = make_batches(
@@ -187,7 +187,7 @@ class _Run:
         self.evaluators: dict[str, Evaluator] = {
             prefix: make_evaluator(
                 model,
-                _used_columns(model, data),
+                used_columns(model, data),
                 args,
                 compute_metrics=compute_metrics,
                 loss_fn=loss_fn,
@@ -434,7 +434,7 @@ class _Run:
         return TrainOutput(steps, metrics["train_loss"], metrics)
 
 
-def _used_columns(model: Model, data: Any) -> Any:
+def used_columns(model: Model, data: Any) -> Any:
     """`data` without the columns the model does not take; one line says which."""
     if not isinstance(data, Table):
         return data

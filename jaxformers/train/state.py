@@ -1,5 +1,6 @@
 """`TrainState`: everything a step changes, as one pytree, born in its place on the mesh."""
 
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -32,12 +33,27 @@ class TrainState:
     def create(cls, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int = 42) -> "TrainState":
         """The state before the first step. `model.params` are copied, for a step donates its state."""
 
-        def begin(params: Tree) -> TrainState:
-            params = jax.tree.map(jnp.copy, params)
-            return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key(seed))
-
         places = state_shardings(model, optimizer, mesh)
+        begin = partial(cls._begin, optimizer=optimizer, seed=seed)
         return jax.jit(begin, out_shardings=places)(jax.device_put(model.params, places.params))
+
+    @classmethod
+    def outline(cls, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int = 42) -> "TrainState":
+        """Shapes, dtypes and places of that state, without memory: `model.params` may be `jax.ShapeDtypeStruct`s."""
+        shapes = jax.eval_shape(partial(cls._begin, optimizer=optimizer, seed=seed), model.params)
+        return at_places(shapes, state_shardings(model, optimizer, mesh))
+
+    @classmethod
+    def _begin(cls, params: Tree, *, optimizer: optax.GradientTransformation, seed: int) -> "TrainState":
+        params = jax.tree.map(jnp.copy, params)
+        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key(seed))
+
+
+def at_places(shapes: Any, places: Any) -> Any:
+    """A tree of `jax.ShapeDtypeStruct`s, each with its sharding."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+    )
 
 
 def state_shardings(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

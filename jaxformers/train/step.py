@@ -48,6 +48,10 @@ class TrainStep(Compiled):
         """This process's rows of a batch, laid onto the mesh."""
         return put_batch(batch, self.mesh)
 
+    def outline(self) -> TrainState:
+        """Shapes, dtypes and places of the state, without memory: enough to compile the step (`program`)."""
+        return TrainState.outline(self.model, self.optimizer, self.mesh, self.seed)
+
 
 def make_train_step(
     model: Model,
@@ -175,11 +179,15 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
 
     def place(key: str, rows: np.ndarray) -> jax.Array:
         shape = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
-        axes = ("batch", *[None] * (rows.ndim - 1))
-        sharding = NamedSharding(mesh, specification(axes, shape, mesh, ACTIVATION_RULES, key))
-        return jax.make_array_from_process_local_data(sharding, rows, shape)
+        return jax.make_array_from_process_local_data(batch_sharding(shape, mesh, key), rows, shape)
 
     return {key: place(key, rows) for key, rows in batch.items()}
+
+
+def batch_sharding(shape: tuple[int, ...], mesh: Mesh, name: str) -> NamedSharding:
+    """Where an array of a batch lives: its rows split over `data` and `fsdp`. Raises as `parallel.mesh.specification` does."""
+    axes = ("batch", *[None] * (len(shape) - 1))
+    return NamedSharding(mesh, specification(axes, shape, mesh, ACTIVATION_RULES, name))
 
 
 def _compute(params: Tree, args: TrainingArguments) -> Tree:
