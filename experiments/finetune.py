@@ -16,7 +16,7 @@ from jaxformers.errors import DataError, InputError
 from jaxformers.families import Model
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.preprocess import Tokenizer, load_tokenizer, train_wordpiece
-from jaxformers.train import TrainingArguments, evaluate, fit, predict
+from jaxformers.train import Curves, TrainingArguments, evaluate, fit, predict
 from jaxformers.train.evaluation import ComputeMetrics
 from jaxformers.train.losses import LossFn
 from jaxformers.train.report import finished
@@ -45,6 +45,8 @@ class Config(TrainingArguments):
     """Only the first so many evaluation examples."""
     validation_split_percentage: int = 10
     """How much of the training data is held out where the data has no validation split."""
+    plot: bool = False
+    """Draw the loss and the metrics into training.png (needs matplotlib)."""
     eval_strategy: str = "epoch"
     """When to evaluate while training: no, steps or epoch."""
 
@@ -182,6 +184,7 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
             eval=held_out if config.do_eval or config.eval_strategy != "no" else None,
             tokenizer=tokenizer,
             compute_metrics=prepared.metrics,
+            callbacks=[Curves()] if config.plot else [],
             export=prepared.export,
             facts={"dataset": dataset, "model": started_from},
             **common,

@@ -1,16 +1,21 @@
 """How an experiment is started: flags into a config, the probe for the hub, one sentence and an exit status for what fails."""
 
+import dataclasses
+import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from jaxformers.errors import InputError, TrainingError
+from jaxformers.train.foreign import FOREIGN, translate
 
 C = TypeVar("C")
+
+FILES = (".json", ".yaml", ".yml")
 
 # transformers' script flags that mean what one of ours means.
 ALIASES = {
@@ -18,7 +23,6 @@ ALIASES = {
     "--dataset-name": "--data",
     "--max-seq-length": "--max-length",
     "--block-size": "--max-length",
-    "--evaluation-strategy": "--eval-strategy",
     "--train-batch-size": "--per-device-train-batch-size",
     "--eval-batch-size": "--per-device-eval-batch-size",
 }
@@ -28,28 +32,71 @@ def parse(config: type[C], argv: Sequence[str], doc: str, prog: str) -> C:
     """The config that the flags describe.
 
     `-` and `_` are the same, `--flag`, `--no-flag` and `--flag true` are all understood, and transformers' names are
-    accepted for ours. A flag that does not exist ends the program with status 2 and the nearest name.
+    accepted for ours. A first word that ends in .json, .yaml or .yml is a file of settings under the same names. A flag
+    that does not exist ends the program with status 2 and the nearest name.
     """
-    return tyro.cli(config, args=_ours(argv), description=doc, prog=prog, console_outputs=True)
+    if argv and argv[0].endswith(FILES):
+        argv = [*_from_file(Path(argv[0])), *argv[1:]]
+    return tyro.cli(config, args=_ours(argv, config), description=doc, prog=prog, console_outputs=True)
 
 
-def _ours(argv: Sequence[str]) -> list[str]:
-    args: list[str] = []
+def _from_file(path: Path) -> list[str]:
+    """A JSON or YAML file of settings as flags. Those that follow it on the command line win."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text("utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the settings in {path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"the settings in {path} must be names and values, found {type(settings).__name__}")
+    return [word for name, value in settings.items() for word in _flag(str(name), value)]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, dict) and name == "mesh":
+        return [word for key, size in value.items() for word in _flag(f"mesh.{key}", size)]
+    words = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+    return [f"--{name}", *(str(word).lower() if isinstance(word, bool) else str(word) for word in words)]
+
+
+def _ours(argv: Sequence[str], config: type) -> list[str]:
+    """The words as our flags: one spelling, our names, and what only PyTorch knows settled (`train.foreign`)."""
+    switches = {field.name for field in dataclasses.fields(config) if field.type in (bool, "bool")}
+    flags: list[tuple[str, list[str]]] = []
     for word in argv:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
             flag = flag.replace("_", "-")
-            args += [ALIASES.get(flag, flag), *([value] if equals else [])]
+            flags.append((ALIASES.get(flag, flag), [value] if equals else []))
+        elif flags:
+            flags[-1][1].append(word)
         else:
-            args.append(word)
-    merged: list[str] = []
-    for word in args:  # `--bf16 true` as `--bf16`, `--bf16 false` as `--no-bf16`
-        if word.lower() in ("true", "false") and merged and merged[-1].startswith("--"):
-            if word.lower() == "false":
-                merged[-1] = re.sub(r"^--(.*?)([^.]+)$", r"--\1no-\2", merged[-1])
+            flags.append(("", [word]))
+    words: list[str] = []
+    for flag, values in flags:
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in FOREIGN:
+            meant = translate({name: _value(values)})
+            words += [part for key, value in meant.items() for part in _ours(_flag(key, _plain(value)), config)]
+        elif name in switches and len(values) == 1 and values[0].lower() in ("true", "false"):
+            words.append(flag if values[0].lower() == "true" else flag.replace("--", "--no-", 1))
         else:
-            merged.append(word)
-    return merged
+            words += [flag, *values] if flag else values
+    return words
+
+
+def _value(words: list[str]) -> Any:
+    """What the words after a foreign flag say: nothing says yes."""
+    if len(words) > 1:
+        return words
+    return {"true": True, "false": False, "none": None}.get(words[0].lower(), words[0]) if words else True
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def launch(config: type[C], run: Callable[[C], Any], doc: str | None, prog: str) -> None:

@@ -37,7 +37,7 @@ from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.evaluation import OWN_LENGTHS, make_batches, own_lengths
-from jaxformers.train.loop import used_columns
+from jaxformers.train.record import used_columns
 from jaxformers.train.losses import LossFn
 from jaxformers.train.step import batch_sharding, make_eval_step, make_train_step
 from tpu import hlo
@@ -111,7 +111,7 @@ def subject(experiment: str, flags: Sequence[str]) -> Subject:
         raise InputError(f"{experiment} builds its model itself, of several; that cannot be planned here")
     name = config.model or recipe.model
     model = outline(described(name), recipe.head, **prepared.overrides)
-    table = used_columns(model, prepared.examples["train"])
+    table = used_columns(model, prepared.examples["train"], config)
     columns = longest(model, table, config, prepared.collator)
     return Subject(name, model, config, prepared.loss, columns, prepared.metrics is not None)
 

@@ -91,6 +91,20 @@ def file_names(param: Param) -> list[str]:
     return [param.name.replace("{}", str(param.first + n)) for n in range(param.shape[0])]
 
 
+def letters_of(param: Param) -> tuple[Groups, tuple[str, ...]]:
+    """One layer of a parameter: the letters of each axis in the checkpoint, and the letters of our axes.
+
+    >>> letters_of(Param((64, 4, 16), ("embed", "heads", "head_size"), None, "q.weight", "(h k) d -> d h k"))
+    ((('h', 'k'), ('d',)), ('d', 'h', 'k'))
+    """
+    shape = layer_shape(param)
+    if not param.layout:
+        plain = tuple(map(str, range(len(shape))))
+        return tuple((letter,) for letter in plain), plain
+    theirs, ours, _ = _parse(param.layout, shape)
+    return theirs, tuple(group[0] for group in ours)
+
+
 def expected(declared: Tree) -> Iterator[tuple[str, tuple[str, ...], tuple[int, ...]]]:
     """Every tensor a checkpoint of these declarations holds: (name, path of the parameter, shape in the file)."""
     for path, param in leaves(declared):

@@ -6,6 +6,7 @@ is one number. Where examples come from is in `sources.py`; moving a batch to th
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -122,6 +123,11 @@ class Batches:
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
 
     @property
+    def batch_size(self) -> int:
+        """Examples a step, over all processes."""
+        return self._batch_size
+
+    @property
     def lengths(self) -> np.ndarray:
         """int64 [num_examples]: tokens of each example, 0 where examples hold no sequences."""
         return self._lengths[self._main] if self._main else np.zeros(self.num_examples, np.int64)
@@ -136,6 +142,12 @@ class Batches:
     def buckets(self) -> tuple[int, ...]:
         """The lengths batches are padded to, increasing; empty where examples hold no sequences."""
         return self._buckets[self._main] if self._main else ()
+
+    def repeated(self, num_epochs: int) -> Batches:
+        """The same batches over another number of epochs."""
+        other = copy.copy(self)
+        other._num_epochs = num_epochs
+        return other
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self._num_epochs

@@ -8,8 +8,13 @@ from typing import Any
 
 _HOMES = {
     "Callback": "callbacks",
+    "Curves": "trackers",
+    "EarlyStopping": "callbacks",
     "EvalPrediction": "evaluation",
     "PredictionOutput": "evaluation",
+    "Profile": "callbacks",
+    "Progress": "callbacks",
+    "Streaming": "evaluation",
     "TrainOutput": "loop",
     "TrainState": "state",
     "TrainingArguments": "arguments",
@@ -17,9 +22,10 @@ _HOMES = {
     "fit": "loop",
     "make_eval_step": "step",
     "make_optimizer": "optim",
-    "make_schedule": "optim",
+    "make_schedule": "schedules",
     "make_train_step": "step",
     "predict": "evaluation",
+    "scaled_rates": "groups",
 }
 
 __all__ = sorted(_HOMES)

@@ -19,12 +19,11 @@ from jaxformers.families import Model
 from jaxformers.generate import generate
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.callbacks import Callback, Progress, checked
 from jaxformers.train.losses import LossFn
 from jaxformers.train.metrics import perplexity
-from jaxformers.train.step import LABELS, has_labels, make_eval_step, put_batch
+from jaxformers.train.step import LABELS, PREDICTED, has_labels, make_eval_step, put_batch
 
-PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
-             "sop_logits")  # fmt: skip
 EVAL_BUCKETS, TRAIN_BUCKETS = 3, 6  # programs at most: one more saves 1-2 % of the tokens and costs a compile
 OWN_LENGTHS = ("labels", "decoder_input_ids", "decoder_attention_mask")  # of what an encoder-decoder answers
 PAD = -100  # fills predictions and labels of unequal length, as transformers does
@@ -39,10 +38,31 @@ class EvalPrediction(NamedTuple):
       predictions: logits over the whole set (a tuple of arrays where a head has several); with `predict_with_generate` token ids
         [examples, length], the one that all begin with first, -100 after a text of fewer tokens than others.
       label_ids: the labels, None where the data has none.
+      inputs: `input_ids`, where `include_for_metrics` names inputs.
+      losses: the mean loss of each batch, where it names loss.
     """
 
     predictions: Any
     label_ids: Any
+    inputs: Any = None
+    losses: Any = None
+
+
+class Streaming(NamedTuple):
+    """Metrics of a set whose predictions no machine can hold: three functions, fed one batch after another.
+
+    Args:
+      start: () -> a state.
+      update: (state, EvalPrediction of one batch's real rows) -> state.
+      result: state -> numbers.
+
+    A running accuracy: `Streaming(lambda: (0, 0), lambda s, p: (s[0] + int((p.predictions.argmax(-1) == p.label_ids).sum()),
+    s[1] + len(p.label_ids)), lambda s: {"accuracy": s[0] / s[1]})`.
+    """
+
+    start: Callable[[], Any]
+    update: Callable[[Any, EvalPrediction], Any]
+    result: Callable[[Any], Mapping[str, float]]
 
 
 class PredictionOutput(NamedTuple):
@@ -53,7 +73,8 @@ class PredictionOutput(NamedTuple):
     metrics: dict[str, float]
 
 
-ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
+ComputeMetrics = Callable[..., Mapping[str, float]] | Streaming
+Preprocess = Callable[[Any, Any], Any]  # (logits, labels) -> logits, both of one batch, on the device
 
 
 @dataclasses.dataclass
@@ -69,6 +90,7 @@ class Evaluator:
         language model over a whole set are larger than a machine.
       keep: whether predictions are kept.
       generation: options of `generate`, where predictions are what it writes.
+      args: `batch_eval_metrics`, `include_for_metrics`, `label_names`.
     """
 
     model: Model
@@ -78,40 +100,65 @@ class Evaluator:
     compute_metrics: ComputeMetrics | None = None
     keep: bool = True
     generation: Mapping[str, Any] | None = None
+    args: TrainingArguments = dataclasses.field(default_factory=TrainingArguments)
 
     def prepare(self, params: Tree) -> None:
         """Compiles every program the set needs, but for those that generate: these are compiled when they first run."""
         self.step.prepare(params, (put_batch(batch, self.mesh) for batch in one_of_each_shape(self.batches)))
 
-    def __call__(self, params: Tree, prefix: str = "eval") -> PredictionOutput:
-        """Runs over the whole set with `params`, which live on the mesh."""
+    def __call__(
+        self, params: Tree, prefix: str = "eval", after_batch: Callable[[], None] = lambda: None
+    ) -> PredictionOutput:
+        """Runs over the whole set with `params`, which live on the mesh; `after_batch` is called after each batch."""
         start = time.perf_counter()
         kept: dict[str, list[Any]] = {}
         totals = np.zeros(2)
         labelled = False
         waiting: tuple[Any, Any] | None = None
         model = dataclasses.replace(self.model, params=params)
+        stream = self.compute_metrics if isinstance(self.compute_metrics, Streaming) else None
+        state = None if stream is None else stream.start()
         for batch in itertools.chain(self.batches, [None]):
             sent = None
             if batch is not None:  # send the next batch before reading the last one's result: the device never waits
                 sent = batch, self._result(model, batch)
             if waiting is not None:
                 labelled = "loss_sum" in waiting[1]
-                self._collect(kept, totals, *waiting)
+                rows = self._collect(totals, *waiting)
+                if stream is not None:
+                    state = stream.update(state, self._prediction(rows))
+                else:
+                    for key, value in rows.items():
+                        kept.setdefault(key, []).append(value)
+                after_batch()
             waiting = sent
+        losses = kept.pop("losses", None)
         order = np.argsort(np.concatenate(kept.pop("example_index", [np.zeros(0, np.int32)])))
-        together = {key: _join(arrays)[order] for key, arrays in kept.items()}
-        predictions = _one_or_all([together[key] for key in ("generated", *PREDICTED) if key in together])
-        label_ids = _one_or_all([together[key] for key in LABELS if key in together])
+        whole = self._prediction({key: _join(arrays)[order] for key, arrays in kept.items()})
+        if losses is not None:
+            whole = whole._replace(losses=np.concatenate(losses))
         metrics: dict[str, float] = {"loss": float(totals[0] / max(totals[1], 1))} if labelled else {}
         if labelled and self.model.head in LANGUAGE_MODELS:
             metrics["perplexity"] = perplexity(metrics["loss"])
-        if self.compute_metrics is not None and labelled:
-            metrics |= self.compute_metrics(EvalPrediction(predictions, label_ids))
+        if stream is not None:
+            metrics |= stream.result(state)
+        elif self.compute_metrics is not None and labelled:
+            assert callable(self.compute_metrics)
+            metrics |= self.compute_metrics(whole)
         seconds = time.perf_counter() - start
-        metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(self.batches.num_examples / seconds, 3)}
+        metrics |= {
+            "runtime": round(seconds, 4),
+            "samples_per_second": round(self.batches.num_examples / seconds, 3),
+            "steps_per_second": round(len(self.batches) / seconds, 3),
+        }
         named = {key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": value for key, value in metrics.items()}
-        return PredictionOutput(predictions, label_ids, named)
+        return PredictionOutput(whole.predictions, whole.label_ids, named)
+
+    def _prediction(self, rows: Mapping[str, Any]) -> EvalPrediction:
+        """What was predicted for these rows, and what is right."""
+        predictions = _one_or_all([rows[key] for key in ("generated", *PREDICTED) if key in rows])
+        label_ids = _one_or_all([rows[key] for key in (*LABELS, *self.args.label_names) if key in rows])
+        return EvalPrediction(predictions, label_ids, rows.get("input_ids"), rows.get("losses"))
 
     def _result(self, model: Model, batch: Any) -> dict[str, Any]:
         """The step's result, which of an encoder-decoder needs labels, and what the model writes where that is asked for."""
@@ -123,22 +170,35 @@ class Evaluator:
             result["generated"] = written.sequences
         return result
 
-    def _collect(self, kept: dict[str, list[Any]], totals: np.ndarray, batch: Any, result: Any) -> None:
-        """Adds one batch's sums, and its real rows' logits and labels."""
+    def _collect(self, totals: np.ndarray, batch: Any, result: Any) -> dict[str, np.ndarray]:
+        """Adds one batch's sums, and gives its real rows' logits and labels."""
+        rows: dict[str, np.ndarray] = {}
         if "loss_sum" in result:
-            totals += (float(result["loss_sum"]), float(result["loss_count"]))
+            sums = (float(result["loss_sum"]), float(result["loss_count"]))
+            totals += sums
+            if "loss" in self.args.include_for_metrics and self.keep:
+                rows["losses"] = np.array([sums[0] / max(sums[1], 1)], np.float32)
         if not self.keep:
-            return
+            return rows
         index = _everywhere(batch["example_index"])
         real = index >= 0
-        kept.setdefault("example_index", []).append(index[real])
-        said = {key: getattr(result["output"], key) for key in PREDICTED} if "output" in result else result
+        rows["example_index"] = index[real]
         for key in ("generated", *PREDICTED):
-            if (value := said.get(key)) is not None:
-                kept.setdefault(key, []).append(np.asarray(value)[real])
-        for key in LABELS:
-            if key in batch:
-                kept.setdefault(key, []).append(_everywhere(batch[key])[real])
+            if (value := result.get(key)) is not None:
+                rows[key] = np.asarray(value)[real]
+        asked = (*LABELS, *self.args.label_names, *(["input_ids"] if "inputs" in self.args.include_for_metrics else []))
+        return rows | {key: _everywhere(batch[key])[real] for key in asked if key in batch}
+
+
+def _streamed(compute_metrics: Callable[..., Mapping[str, float] | None]) -> Streaming:
+    """`compute_metrics(EvalPrediction, compute_result)` as three functions: a batch waits until the next one."""
+
+    def update(before: EvalPrediction | None, batch: EvalPrediction) -> EvalPrediction:
+        if before is not None:
+            compute_metrics(before, compute_result=False)
+        return batch
+
+    return Streaming(lambda: None, update, lambda last: compute_metrics(last, compute_result=True) or {})
 
 
 def make_evaluator(
@@ -152,11 +212,16 @@ def make_evaluator(
     pad_values: Mapping[str, float] | None = None,
     collator: Collator | None = None,
     keep: bool = False,
+    preprocess: Preprocess | None = None,
 ) -> Evaluator:
-    """An `Evaluator` over `data` (examples as `Batches` takes them) with `args.per_device_eval_batch_size`.
+    """An `Evaluator` over `data` (examples as `Batches` takes them, or `Batches`) with `args.per_device_eval_batch_size`.
 
-    Predictions are kept for `compute_metrics`, or where `keep` asks for them.
+    Predictions are kept for `compute_metrics`, or where `keep` asks for them; not with `prediction_loss_only`.
     """
+    if args.prediction_loss_only:
+        compute_metrics, keep = None, False
+    if args.batch_eval_metrics and callable(compute_metrics):
+        compute_metrics = _streamed(compute_metrics)
     batches = make_batches(
         data,
         EVAL_BUCKETS,
@@ -168,8 +233,9 @@ def make_evaluator(
         process_count=jax.process_count(),
         collator=collator,
     )
-    if has_labels(batches[0]) is False and compute_metrics is not None:
-        raise InputError(f"compute_metrics needs labels, and {batches.name} has none of {', '.join(LABELS)}")
+    labels = (*LABELS, *args.label_names)
+    if compute_metrics is not None and not any(key in batches[0] for key in labels):
+        raise InputError(f"compute_metrics needs labels, and {batches.name} has none of {', '.join(labels)}")
     keep = keep or compute_metrics is not None
     generation = None
     if args.predict_with_generate:
@@ -178,8 +244,10 @@ def make_evaluator(
         asked = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
         generation = {name: value for name, value in asked.items() if value is not None}
     loss_only = not keep or generation is not None
-    step = make_eval_step(model, args, loss_fn=loss_fn, mesh=mesh, prediction_loss_only=loss_only)
-    return Evaluator(model, step, batches, mesh, compute_metrics, keep, generation)
+    step = make_eval_step(
+        model, args, loss_fn=loss_fn, mesh=mesh, prediction_loss_only=loss_only, preprocess_logits=preprocess
+    )
+    return Evaluator(model, step, batches, mesh, compute_metrics, keep, generation, args)
 
 
 def evaluate(
@@ -191,6 +259,8 @@ def evaluate(
     loss_fn: LossFn | None = None,
     mesh: Mesh | None = None,
     data_collator: Collator | None = None,
+    preprocess_logits_for_metrics: Preprocess | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
     """Loss and metrics over a labelled set.
 
@@ -198,15 +268,18 @@ def evaluate(
       model: what to evaluate.
       data: examples: a `Table` or a sequence of dicts with `input_ids`, `labels`, ….
       args: `per_device_eval_batch_size`, precision.
-      compute_metrics: from `EvalPrediction` to numbers.
+      compute_metrics: from `EvalPrediction` to numbers; or `Streaming`, which never holds all predictions.
       loss_fn: `(output, batch) -> (sum, count)`; the head's own by default.
       mesh: where it runs; all devices data-parallel by default.
       data_collator: what is done to each batch on the host, as for `fit`.
+      preprocess_logits_for_metrics: `(logits, labels) -> logits`, done to each batch on the device before it is kept.
+      callbacks: told of each batch, and of the metrics.
 
     Returns:
       `eval_loss`, the metrics under `eval_…`, `eval_runtime` in seconds, `eval_samples_per_second`.
     """
-    return _run(model, data, args, compute_metrics, loss_fn, mesh, data_collator, "eval").metrics
+    return _run(model, data, args, compute_metrics, loss_fn, mesh, data_collator, preprocess_logits_for_metrics,
+                callbacks, "eval").metrics  # fmt: skip
 
 
 def predict(
@@ -218,12 +291,15 @@ def predict(
     loss_fn: LossFn | None = None,
     mesh: Mesh | None = None,
     data_collator: Collator | None = None,
+    preprocess_logits_for_metrics: Preprocess | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> PredictionOutput:
     """Logits for every example, in the order of the data; metrics under `test_…` where there are labels.
 
     Arguments as for `evaluate`.
     """
-    return _run(model, data, args, compute_metrics, loss_fn, mesh, data_collator, "test")
+    return _run(model, data, args, compute_metrics, loss_fn, mesh, data_collator, preprocess_logits_for_metrics,
+                callbacks, "test")  # fmt: skip
 
 
 def _run(
@@ -234,6 +310,8 @@ def _run(
     loss_fn: LossFn | None,
     mesh: Mesh | None,
     collator: Collator | None,
+    preprocess: Preprocess | None,
+    callbacks: Sequence[Callback],
     prefix: str,
 ) -> PredictionOutput:
     mesh = make_mesh() if mesh is None else mesh
@@ -247,9 +325,20 @@ def _run(
         mesh=mesh,
         collator=collator,
         keep=prefix == "test",
+        preprocess=preprocess,
     )
+    listeners = checked(callbacks)
+    progress = Progress(args, total_steps=0, steps_per_epoch=1)
+
+    def after_batch() -> None:
+        for listener in listeners:
+            listener.on_prediction_step(progress)
+
     params = jax.device_put(model.params, shardings(model.declare(), mesh))
-    return evaluator(params, prefix)
+    found = evaluator(params, prefix, after_batch)
+    for listener in listeners:
+        (listener.on_evaluate if prefix == "eval" else listener.on_predict)(progress, found.metrics)
+    return found
 
 
 def own_lengths(model: Model) -> tuple[str, ...]:
@@ -261,8 +350,10 @@ def make_batches(data: Any, shapes: int, *, own_lengths: Sequence[str] = (), **o
     """`Batches` padded to at most `shapes` lengths, the best for this data; only those its first epoch meets.
 
     So a later epoch compiles nothing, and every program is known before the first step. The columns `own_lengths`, as far as
-    there are any, have lengths of their own: as many, and the longer for the longer texts.
+    there are any, have lengths of their own: as many, and the longer for the longer texts. `Batches` are left as they are.
     """
+    if isinstance(data, Batches):
+        return data.repeated(options.get("num_epochs", 1))
     own = [key for key in own_lengths if len(data) and key in data[0]]
     batches = Batches(data, **options, buckets={key: (np.iinfo(np.int32).max,) for key in own})
     if not batches.buckets:

@@ -1,7 +1,8 @@
-"""What keeps a run from harm: one run a folder, and an orderly end when it is asked to stop."""
+"""What keeps a run from harm: one run a folder, an orderly end when it is asked to stop, and no chance where none is wanted."""
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import threading
@@ -12,6 +13,20 @@ from typing import Any
 import jax
 
 from jaxformers.errors import InputError
+from jaxformers.train.arguments import TrainingArguments
+
+
+def settle_process(args: TrainingArguments) -> None:
+    """What arguments ask of the process: how much is logged, and whether results must repeat to the bit.
+
+    Raises:
+      InputError: `full_determinism` on a GPU whose kernels may add in any order.
+    """
+    if args.log_level != "passive":
+        logging.getLogger("jaxformers").setLevel(args.log_level.upper())
+    kernels = "--xla_gpu_deterministic_ops=true"
+    if args.full_determinism and jax.default_backend() == "gpu" and kernels not in os.environ.get("XLA_FLAGS", ""):
+        raise InputError(f"full_determinism on a GPU needs XLA_FLAGS={kernels} set before the program starts")
 
 
 @contextlib.contextmanager

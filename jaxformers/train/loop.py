@@ -6,12 +6,11 @@ with the same parameters, optimizer state, data position and metrics.jsonl as if
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,29 +21,35 @@ from jax.sharding import Mesh
 from jaxformers.checkpoints.save import save
 from jaxformers.core import params as core_params
 from jaxformers.core.compilation import enable_cache
-from jaxformers.data import Table, iterate
+from jaxformers.data import iterate
 from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError, TrainingError
 from jaxformers.families import Model
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import report
 from jaxformers.train.arguments import TrainingArguments
-from jaxformers.train.callbacks import Callback, JsonLines, Progress, ProgressBar, TensorBoard
+from jaxformers.train.callbacks import Callback, Progress, checked
 from jaxformers.train.checkpoint import Checkpoints
 from jaxformers.train.evaluation import (
     TRAIN_BUCKETS,
     ComputeMetrics,
     Evaluator,
+    Preprocess,
     make_batches,
     make_evaluator,
     one_of_each_shape,
     own_lengths,
 )
-from jaxformers.train.guard import interruptions, locked
-from jaxformers.train.losses import TARGETS, LossFn
-from jaxformers.train.optim import Schedule
+from jaxformers.train.groups import Trainable
+from jaxformers.train.guard import interruptions, locked, settle_process
+from jaxformers.train.hub import Hub
+from jaxformers.train.losses import LossFn
+from jaxformers.train.memory import attempts, memory_used
+from jaxformers.train.record import Record, check_same, due, fingerprint, multiplied, used_columns
+from jaxformers.train.schedules import Plateau, Schedule
 from jaxformers.train.state import TrainState
 from jaxformers.train.step import TrainStep, make_train_step
+from jaxformers.train.trackers import JsonLines, trackers_of
 
 LOG = logging.getLogger("jaxformers")
 Export = Callable[[Model, Any, Any], Any]
@@ -79,6 +84,10 @@ def fit(
     schedule: Schedule | None = None,
     mesh: Mesh | None = None,
     data_collator: Collator | None = None,
+    preprocess_logits_for_metrics: Preprocess | None = None,
+    trainable: Trainable | None = None,
+    make_step: Callable[..., TrainStep] = make_train_step,
+    log: Callable[[Progress, dict[str, float]], dict[str, float]] | None = None,
     export: Export = save,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[Model, TrainOutput]:
@@ -87,17 +96,21 @@ def fit(
     Args:
       model: what to train.
       args: how.
-      train: examples: a `Table` or a sequence of dicts with `input_ids`, `labels`, ….
+      train: examples: a `Table` or a sequence of dicts with `input_ids`, `labels`, …; or `Batches`, a loader of your own.
       eval: examples to evaluate on, in the same form; or a dict of several sets, told under `eval_NAME_…`.
       tokenizer: saved beside the model; gives the padding id.
       loss_fn: `(output, batch) -> (sum, count)`; the head's own by default.
-      compute_metrics: from `EvalPrediction` to numbers.
+      compute_metrics: from `EvalPrediction` to numbers; or `Streaming`, which never holds all predictions.
       callbacks: told of every step, log, evaluation and save.
       optimizer: any Optax transformation; clipping and AdamW by default.
       schedule: step -> learning rate.
       mesh: where it runs; all devices data-parallel by default.
       data_collator: `collator(batch, generators) -> batch`, done to each batch on the host: masking, augmentation. There is one
         numpy generator a row (`data.Batches`); an evaluation draws the same each time.
+      preprocess_logits_for_metrics: `(logits, labels) -> logits`, done to each batch on the device before it is kept.
+      trainable: which parameters learn: a regular expression found in their paths, or a function of the path.
+      make_step: makes the step, called as `make_train_step` is.
+      log: `(progress, logs) -> logs`: what is told in place of the loss, the gradient norm and the learning rate.
       export: `export(model, directory, tokenizer)` writes the final model; the Hugging Face layout by default.
       facts: what to add to `all_results.json` and the model card, such as `{"dataset": …, "model": …}`.
 
@@ -110,36 +123,21 @@ def fit(
       TrainingError: the loss is not finite, or a checkpoint could not be written or read.
     """
     enable_cache()
+    settle_process(args)
     mesh = make_mesh() if mesh is None else mesh
     output_dir = Path(args.output_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(output_dir))
         if args.overwrite_output_dir:
             report.clear(output_dir)
-        run = _Run(
-            model, args, train, eval, tokenizer, loss_fn, compute_metrics, optimizer, schedule, mesh, data_collator
-        )
         checkpoints = stack.enter_context(Checkpoints(output_dir / "checkpoints", args.save_total_limit))
-        trained = run.train(checkpoints, callbacks, stack)
-        result = run.finish(trained, export, dict(facts or {}))
+        for attempt in attempts(args):
+            with attempt, contextlib.ExitStack() as closing:
+                run = _Run(model, attempt.args, train, eval, tokenizer, loss_fn, compute_metrics, optimizer, schedule, mesh,
+                           data_collator, preprocess_logits_for_metrics, trainable, make_step, log, export)  # fmt: skip
+                trained = run.train(checkpoints, checked(callbacks), closing)
+        result = run.finish(trained, dict(facts or {}))
     return trained, result
-
-
-@dataclasses.dataclass
-class _Record:
-    """What a checkpoint remembers beside the state, so that a resumed run writes what an uninterrupted one writes."""
-
-    step: int = 0
-    loss_total: float = 0.0
-    loss_since_log: float = 0.0
-    steps_since_log: int = 0
-    seconds: float = 0.0
-    metrics_length: int = 0
-    data: dict[str, int] = dataclasses.field(default_factory=lambda: {"next_index": 0})
-    last_eval: dict[str, float] | None = None
-    best_step: int | None = None
-    best_value: float | None = None
-    fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class _Run:
@@ -156,19 +154,24 @@ class _Run:
         schedule: Schedule | None,
         mesh: Mesh,
         collator: Collator | None,
+        preprocess: Preprocess | None,
+        trainable: Trainable | None,
+        make_step: Callable[..., TrainStep],
+        log: Callable[[Progress, dict[str, float]], dict[str, float]] | None,
+        export: Export,
     ) -> None:
         self.model, self.args, self.tokenizer, self.mesh = model, args, tokenizer, mesh
+        self.log, self.export = log, export
         pad = {} if getattr(tokenizer, "pad_token_id", None) is None else {"input_ids": tokenizer.pad_token_id}
-        train = used_columns(model, train)
-        self.members = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.batch_size = args.per_device_train_batch_size * self.members * args.gradient_accumulation_steps
+        train = used_columns(model, train, args)
+        parts = mesh.shape["data"] * mesh.shape["fsdp"] * args.gradient_accumulation_steps
         self.batches = make_batches(
             train,
             TRAIN_BUCKETS,
             own_lengths=own_lengths(model),
-            batch_size=self.batch_size,
+            batch_size=args.per_device_train_batch_size * parts,
             num_epochs=_UNENDING,
-            seed=args.seed,
+            seed=args.seed if args.data_seed is None else args.data_seed,
             shuffle=True,
             group_by_length=args.group_by_length,
             drop_last=args.dataloader_drop_last,
@@ -177,6 +180,9 @@ class _Run:
             process_count=jax.process_count(),
             collator=collator,
         )
+        self.batch_size = self.batches.batch_size  # the loader's own, where one was given
+        if self.batch_size % parts:
+            raise InputError(f"batches of {self.batch_size} do not divide by devices × accumulation, {parts}")
         steps = math.ceil(args.num_train_epochs * self.batches.steps_per_epoch)
         self.total_steps = args.max_steps if args.max_steps > 0 else steps
         if self.total_steps < 1:
@@ -187,9 +193,10 @@ class _Run:
         self.evaluators: dict[str, Evaluator] = {
             prefix: make_evaluator(
                 model,
-                used_columns(model, data),
+                used_columns(model, data, args),
                 args,
                 compute_metrics=compute_metrics,
+                preprocess=preprocess,
                 loss_fn=loss_fn,
                 mesh=mesh,
                 pad_values=pad,
@@ -200,7 +207,7 @@ class _Run:
         }
         if not self.evaluators and args.eval_strategy != "no":
             raise InputError(f"eval_strategy={args.eval_strategy!r} needs evaluation data, and there is none")
-        self.step: TrainStep = make_train_step(
+        self.step: TrainStep = make_step(
             model,
             args,
             loss_fn=loss_fn,
@@ -208,8 +215,9 @@ class _Run:
             schedule=schedule,
             num_training_steps=self.total_steps,
             mesh=mesh,
+            trainable=trainable,
         )
-        self.record = _Record(fingerprint=self._fingerprint())
+        self.record = Record(fingerprint=fingerprint(model, args, self.batches, self.total_steps, self.batch_size))
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -218,59 +226,75 @@ class _Run:
         state = self._resume(checkpoints, self.step.init())
         steps_per_epoch = self.batches.steps_per_epoch
         progress = Progress(args, self.total_steps, steps_per_epoch, self.record.step)
+        progress.best_step, progress.best_value = self.record.best_step, self.record.best_value
         self.metrics_file: JsonLines | None = None
+        self.hub: Hub | None = None
+        self.named = {f"{type(each).__name__} {n}": each for n, each in enumerate(callbacks)}
         listeners: list[Callback] = [*callbacks]
         if jax.process_index() == 0:
+            self.hub = Hub(args) if args.push_to_hub else None
             self.metrics_file = JsonLines(output_dir / "metrics.jsonl", self.record.metrics_length)
-            listeners.insert(0, self.metrics_file)
-            if args.report_to == "tensorboard":
-                listeners.append(TensorBoard(Path(args.logging_dir or output_dir / "runs")))
-            if not args.disable_tqdm:
-                listeners.append(ProgressBar())
+            listeners = [self.metrics_file, *listeners, *trackers_of(args)]
             report.banner(self.model, args, self.batches, self.batch_size, self.total_steps, self.mesh)
-        self._prepare(state)
+        for name, callback in self.named.items():
+            if name in self.record.callbacks:
+                callback.restore(self.record.callbacks[name])
         for listener in listeners:
             stack.callback(listener.close)
-            listener.on_train_begin(progress)
+            listener.on_init_end(progress)
+        self._prepare(state)
+        _each(listeners, "on_train_begin", progress)
+        if args.eval_on_start and progress.step == 0 and self.evaluators:
+            state = self._evaluate(state, listeners, progress)
 
         asked = stack.enter_context(interruptions())
         started = time.perf_counter() - self.record.seconds
         waiting: tuple[int, Any] | None = None  # the step before, whose metrics are read only now
-        with iterate(self.batches, start=self.record.step) as stream:
+        threads = max(args.dataloader_num_workers, 1)
+        ahead = threads * (args.dataloader_prefetch_factor or 2)
+        with iterate(self.batches, start=self.record.step, prefetch=ahead, num_threads=threads) as stream:
             while progress.step < self.total_steps and not progress.stop:
-                state, metrics = self.step(state, self.step.put(next(stream)))
+                if progress.step % steps_per_epoch == 0:
+                    _each(listeners, "on_epoch_begin", progress)
+                _each(listeners, "on_step_begin", progress)
+                batch = next(stream)
+                self.record.places_seen += batch.get("input_ids", batch["example_weight"]).size * jax.process_count()
+                state, metrics = self.step(state, self.step.put(batch))
                 if waiting is not None:
                     self._account(*waiting)
                 progress.step += 1
                 waiting = progress.step, metrics
-                for listener in listeners:
-                    listener.on_step_end(progress)
+                _each(listeners, "on_step_end", progress)
+                if progress.step % steps_per_epoch == 0 or progress.step == self.total_steps:
+                    _each(listeners, "on_epoch_end", progress)
 
-                due = self._due(progress.step)
-                if due or asked or progress.stop:
+                wanted = due(args, progress.step, self.total_steps, steps_per_epoch, bool(self.evaluators))
+                wanted, progress.asked = wanted | progress.asked, set()
+                if wanted or asked or progress.stop:
                     self._account(*waiting)
                     waiting = None
                     self.record.step, self.record.data = progress.step, stream.get_state()
-                    if "log" in due:
+                    if "log" in wanted:
                         self._tell(listeners, progress, metrics)
-                    if "evaluate" in due:
-                        self._evaluate(state, listeners, progress)
+                    if "evaluate" in wanted and self.evaluators:
+                        state = self._evaluate(state, listeners, progress)
                     self.record.seconds = time.perf_counter() - started
-                    if "save" in due or asked or (progress.stop and args.save_strategy != "no"):
+                    best = args.save_strategy == "best" and self.record.best_step == progress.step
+                    if "save" in wanted or asked or best or (progress.stop and args.save_strategy != "no"):
                         self._save(checkpoints, state, listeners, progress)
                 if asked:
                     checkpoints.wait()
                     raise SystemExit(asked.farewell(progress.step))
         self.record.seconds = time.perf_counter() - started
-        for listener in listeners:
-            listener.on_train_end(progress)
+        _each(listeners, "on_train_end", progress)
         checkpoints.tidy(self.record.best_step)
         if args.load_best_model_at_end and self.record.best_step not in (None, progress.step):
             assert self.record.best_step is not None
-            best, meta = checkpoints.restore_step(self.record.best_step, state)
-            state, self.record.last_eval = best, meta["last_eval"]
+            like = state.replace(opt_state=()) if args.save_only_model else state  # type: ignore[attr-defined]
+            state, meta = checkpoints.restore_step(self.record.best_step, like)
+            self.record.last_eval = meta["last_eval"]
         elif self.evaluators and args.do_eval and self.record.last_eval is None:
-            self._evaluate(state, listeners, progress)
+            state = self._evaluate(state, listeners, progress)
         return dataclasses.replace(self.model, params=state.params)
 
     def _prepare(self, state: TrainState) -> None:
@@ -290,28 +314,6 @@ class _Run:
     def _compile_seconds(self) -> float:
         return self.step.seconds + sum(each.step.seconds for each in self.evaluators.values())
 
-    def _due(self, step: int) -> set[str]:
-        """What the strategies ask for after this step. At the last step: the log, the evaluation and the save too."""
-        args, last = self.args, step == self.total_steps
-        epoch_ends = step % self.batches.steps_per_epoch == 0 or last
-
-        def due(strategy: str, every: int) -> bool:
-            return epoch_ends if strategy == "epoch" else strategy == "steps" and step % every == 0
-
-        events = set()
-        if due(args.logging_strategy, args.logging_steps) or (last and args.logging_strategy != "no"):
-            events.add("log")
-        if args.logging_first_step and step == 1:
-            events.add("log")
-        if self.evaluators and (
-            due(args.eval_strategy, args.steps_between_evals)
-            or (last and args.do_eval and args.eval_strategy != "steps")
-        ):
-            events.add("evaluate")
-        if due(args.save_strategy, args.save_steps) or (last and args.save_strategy != "no"):
-            events.add("save")
-        return events
-
     def _account(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Adds one step's loss. Reading it here, one step late, is the only place where the host waits for the device."""
         loss = float(metrics["loss_sum"]) / max(float(metrics["loss_count"]), 1)
@@ -325,6 +327,7 @@ class _Run:
         self.record.loss_total += loss
         self.record.loss_since_log += loss
         self.record.steps_since_log += 1
+        self.record.tokens_seen += float(metrics.get("tokens", 0))
 
     def _tell(self, listeners: Sequence[Callback], progress: Progress, metrics: Mapping[str, jax.Array]) -> None:
         logs = {
@@ -332,35 +335,51 @@ class _Run:
             "grad_norm": float(metrics["grad_norm"]),
             "learning_rate": float(metrics["learning_rate"]),
         }
+        if self.args.include_num_input_tokens_seen != "no":
+            logs["num_input_tokens_seen"] = self.record.tokens_seen
         self.record.loss_since_log, self.record.steps_since_log = 0.0, 0
-        for listener in listeners:
-            listener.on_log(progress, logs)
+        _each(listeners, "on_log", progress, logs if self.log is None else self.log(progress, logs))
 
-    def _evaluate(self, state: TrainState, listeners: Sequence[Callback], progress: Progress) -> None:
+    def _evaluate(self, state: TrainState, listeners: Sequence[Callback], progress: Progress) -> TrainState:
+        """Evaluates and tells; the state is another one where the learning rate heeds evaluations."""
         metrics: dict[str, float] = {}
         for prefix, evaluator in self.evaluators.items():
-            metrics |= evaluator(state.params, prefix).metrics
+            after = partial(_each, listeners, "on_prediction_step", progress)
+            metrics |= evaluator(state.params, prefix, after_batch=after).metrics
         self.record.last_eval = metrics
-        for listener in listeners:
-            listener.on_evaluate(progress, metrics)
-        if self.args.load_best_model_at_end:
-            name = self.args.best_metric
+        args, name = self.args, self.args.best_metric
+        plateau = args.lr_scheduler_type == "reduce_lr_on_plateau"
+        decides = args.load_best_model_at_end or args.metric_for_best_model or args.save_strategy == "best" or plateau
+        if decides and progress.step:  # of what is before the first step there is no checkpoint
             if name not in metrics:
                 raise InputError(
                     f"metric_for_best_model {name!r} is not among the metrics {', '.join(sorted(metrics))}"
                 )
             value, best = metrics[name], self.record.best_value
-            if best is None or (value > best if self.args.more_is_better else value < best):
+            if best is None or (value > best if args.more_is_better else value < best):
                 self.record.best_value, self.record.best_step = value, progress.step
+                progress.best_value, progress.best_step = value, progress.step
+            if plateau:
+                state = state.replace(opt_state=Plateau(args).heed(state.opt_state, value))  # type: ignore[attr-defined]
+        _each(listeners, "on_evaluate", progress, metrics)
+        return state
 
     def _save(
         self, checkpoints: Checkpoints, state: TrainState, listeners: Sequence[Callback], progress: Progress
     ) -> None:
         if self.metrics_file is not None:
             self.record.metrics_length = self.metrics_file.length
-        checkpoints.save(progress.step, state, dataclasses.asdict(self.record), keep=self.record.best_step)
-        for listener in listeners:
-            listener.on_save(progress, checkpoints.directory / str(progress.step))
+        self.record.callbacks = {name: each.state() for name, each in self.named.items()}
+        kept = state.replace(opt_state=()) if self.args.save_only_model else state  # type: ignore[attr-defined]
+        checkpoints.save(progress.step, kept, dataclasses.asdict(self.record), keep=self.record.best_step)
+        place = checkpoints.directory / str(progress.step)
+        _each(listeners, "on_save", progress, place)
+        if self.args.push_to_hub and self.args.hub_strategy != "end":
+            _each(listeners, "on_push_begin", progress)
+            self.export(dataclasses.replace(self.model, params=state.params), self.args.output_dir, self.tokenizer)
+            checkpoints.wait()
+            if self.hub is not None:
+                self.hub.push(f"Training in progress, step {progress.step}", place)
 
     # -- before and after ----------------------------------------------------------------------------------------------
 
@@ -381,38 +400,19 @@ class _Run:
         if found is None:
             return state
         state, meta = found
-        self.record = _Record(**meta)
+        self.record = Record(**meta)
         LOG.warning("resumed from %s (step %s)", source.directory / str(self.record.step), self.record.step)
         return state
 
     def _check_same(self, meta: Mapping[str, Any]) -> None:
-        """Refuses a checkpoint of a run with other arguments, data or model, naming the first difference."""
-        for key, value in self.record.fingerprint.items():
-            if (was := meta["fingerprint"].get(key)) != value:
-                raise InputError(
-                    f"{self.args.output_dir} holds a run with {key}={was!r}, this one has {value!r}: "
-                    "use another output_dir, or --overwrite-output-dir to start anew"
-                )
+        check_same(meta["fingerprint"], self.record.fingerprint, self.args.output_dir)
+        if self.args.save_only_model:
+            raise InputError(
+                f"{self.args.output_dir} holds a run with save_only_model, whose checkpoints have no optimizer state to "
+                "resume from: use another output_dir, or --overwrite-output-dir to start anew"
+            )
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be this run's."""
-        args = self.args
-        decisive = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay",
-                    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "bf16", "seed",
-                    "gradient_accumulation_steps", "group_by_length")  # fmt: skip
-        config = json.loads(json.dumps(dataclasses.asdict(self.model.config)))  # as a checkpoint gives it back
-        config.pop("raw")
-        return {
-            "total_steps": self.total_steps,
-            "batch_size": self.batch_size,
-            "training examples": self.batches.num_examples,
-            "lengths of the training examples (checksum)": zlib.crc32(self.batches.lengths.tobytes()),
-            "head": self.model.head,
-            **{name: getattr(args, name) for name in decisive},
-            **config,
-        }
-
-    def finish(self, trained: Model, export: Export, facts: dict[str, Any]) -> TrainOutput:
+    def finish(self, trained: Model, facts: dict[str, Any]) -> TrainOutput:
         """The final model, its card, and last of all `all_results.json`, whose presence says that the run is done."""
         steps, seconds = self.record.step, max(self.record.seconds, 1e-9)
         metrics: dict[str, Any] = {
@@ -423,25 +423,25 @@ class _Run:
             "train_samples_per_second": round(steps * self.batch_size / seconds, 3),
             "train_steps_per_second": round(steps / seconds, 3),
             "train_samples": self.batches.num_examples,
+            "total_flos": 6 * multiplied(self.model) * self.record.places_seen,
             "compile_seconds": round(self._compile_seconds(), 3),
             "compilations": self._compilations(),
+            **({} if self.args.skip_memory_metrics else memory_used()),
             **(self.record.last_eval or {}),
         }
-        export(trained, self.args.output_dir, self.tokenizer)
+        if self.args.include_num_input_tokens_seen != "no":
+            metrics["num_input_tokens_seen"] = self.record.tokens_seen
+        self.export(trained, self.args.output_dir, self.tokenizer)
         if jax.process_index() == 0:
             facts = {"parameters": core_params.count(trained.declare()), **facts}
             report.write(trained, self.args, metrics, facts, mesh=self.mesh)
+            report.table("train", metrics)
+        if self.hub is not None:
+            with self.hub:
+                self.hub.push("End of training")
         return TrainOutput(steps, metrics["train_loss"], metrics)
 
 
-def used_columns(model: Model, data: Any) -> Any:
-    """`data` without the columns the model does not take; one line says which."""
-    if not isinstance(data, Table):
-        return data
-    used = {*model.inputs, *TARGETS}
-    unused = [name for name in data.column_names if name not in used]
-    if unused:
-        LOG.info(
-            "columns of %s that %s does not take are left out: %s", data.name, model.family.name, ", ".join(unused)
-        )
-    return data.drop(unused) if unused else data
+def _each(listeners: Sequence[Callback], event: str, *told: Any) -> None:
+    for listener in listeners:
+        getattr(listener, event)(*told)

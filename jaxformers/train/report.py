@@ -56,6 +56,16 @@ def banner(
     print("***** Running training *****", *(f"  {key} = {value}" for key, value in rows.items()), sep="\n", flush=True)
 
 
+def table(name: str, metrics: Mapping[str, Any]) -> None:
+    """Prints numbers under each other."""
+    width = max(map(len, metrics))
+    rows = [
+        f"  {key:<{width}} = {f'{value:.4f}' if isinstance(value, float) else value}"
+        for key, value in sorted(metrics.items())
+    ]
+    print(f"***** {name} metrics *****", *rows, sep="\n", flush=True)
+
+
 def write(
     model: Model, args: TrainingArguments, metrics: Mapping[str, Any], facts: Mapping[str, Any], *, mesh: Mesh
 ) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxformers.core.params import Tree, shardings
+from jaxformers.core.params import Tree, leaves, shardings
 from jaxformers.families import Model
 
 
@@ -59,9 +59,20 @@ def at_places(shapes: Any, places: Any) -> Any:
 def state_shardings(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Where each leaf of the state lives: moments where their parameters live, counters everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())
-    places = shardings(model.declare(), mesh)
-    shapes = jax.eval_shape(optimizer.init, model.params)
-    opt_state = optax.tree.map_params(
-        optimizer, lambda _, place: place, shapes, places, transform_non_params=lambda _: everywhere
-    )
+    declared = model.declare()
+    places = shardings(declared, mesh)
+    known = {
+        path: (param.shape, place) for (path, param), (_, place) in zip(leaves(declared), leaves(places), strict=True)
+    }
+
+    def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        """Whatever stands under a parameter's path and has its shape is a moment of it."""
+        names = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        for start in range(len(names)):
+            shape, there = known.get(names[start:], ((), everywhere))
+            if shape == leaf.shape:
+                return there
+        return everywhere
+
+    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, model.params))
     return TrainState(step=everywhere, params=places, opt_state=opt_state, rng=everywhere)  # type: ignore[arg-type]

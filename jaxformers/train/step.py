@@ -10,13 +10,17 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxformers.core.compilation import Compiled
-from jaxformers.core.params import Tree, decay_mask, shardings
+from jaxformers.core.params import Tree, shardings
 from jaxformers.core.transformer import Execution
 from jaxformers.families import Model
 from jaxformers.parallel.mesh import ACTIVATION_RULES, activate, make_mesh, specification
+from jaxformers.train import neftune
 from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.groups import Trainable, frozen, only
 from jaxformers.train.losses import Batch, LossFn, default_loss
-from jaxformers.train.optim import Schedule, global_norm, make_optimizer, make_schedule
+from jaxformers.train.optim import global_norm, make_optimizer
+from jaxformers.train.precision import cast, compute_dtype, with_loss_scale
+from jaxformers.train.schedules import Schedule, make_schedule
 from jaxformers.train.state import TrainState, state_shardings
 
 Metrics = dict[str, jax.Array]
@@ -62,6 +66,7 @@ def make_train_step(
     schedule: Schedule | None = None,
     num_training_steps: int | None = None,
     mesh: Mesh | None = None,
+    trainable: Trainable | None = None,
 ) -> TrainStep:
     """Makes `step(state, batch) -> (state, metrics)`.
 
@@ -73,6 +78,7 @@ def make_train_step(
       schedule: step -> learning rate, for the default optimizer and the metrics.
       num_training_steps: all optimizer steps, which the default schedule needs; else `args.max_steps`.
       mesh: where it runs; all devices data-parallel by default.
+      trainable: which parameters learn, see `train.groups.Trainable`; the others have no optimizer state.
 
     Returns:
       The step. `step.init()` gives the first state, `step.put(batch)` lays a numpy batch onto the mesh.
@@ -81,47 +87,65 @@ def make_train_step(
     if schedule is None:
         schedule = make_schedule(args, num_training_steps)
     if optimizer is None:
-        optimizer = make_optimizer(args, schedule, decay_mask(model.declare()))
+        optimizer = make_optimizer(args, schedule, model.declare())
+    if trainable is not None:
+        optimizer = only(trainable, model.declare(), optimizer)
+    if args.fp16:
+        optimizer = with_loss_scale(optimizer)
+    if args.neftune_noise_alpha:
+        neftune.check(model)
     loss_fn = loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor)
+    dtype = compute_dtype(args)
     execution = Execution(remat="full" if args.gradient_checkpointing else None, trace_once=True)
     micro_batches = args.gradient_accumulation_steps
 
     def loss_sum(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = model.apply(_compute(params, args), rng=rng, execution=execution, **inputs_of(model, batch))
-        return loss_fn(output, batch)
+        inputs = inputs_of(model, batch)
+        params = cast(params if trainable is None else frozen(trainable, params), dtype)
+        if args.neftune_noise_alpha:
+            rng, rng_noise = jax.random.split(rng)
+            inputs = neftune.with_noise(params, inputs, rng_noise, args.neftune_noise_alpha)
+        return loss_fn(model.apply(params, rng=rng, execution=execution, **inputs), batch)
 
-    def loss_mean(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def loss_mean(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
         total, count = loss_sum(params, batch, rng)
-        return total / jnp.maximum(count, 1), (total, count)
+        return total * scale / jnp.maximum(count, 1), (total, count)
 
-    def accumulated(params: Tree, batch: Batch, rng: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+    def loss_scaled(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
+        total, count = loss_sum(params, batch, rng)
+        return total * scale, (total, count)
+
+    def accumulated(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
         """Gradients of sums over micro-batches, divided once by the count of all: a big batch, not a mean of means."""
         # [micro · size] -> micro × [size], each micro-batch spread over all devices without moving a row between them.
         micro = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
 
         def add(carry: Any, inputs: Any) -> tuple[Any, None]:
-            (total, count), gradients = jax.value_and_grad(loss_sum, has_aux=True)(params, *inputs)
+            gradients, (total, count) = jax.grad(loss_scaled, has_aux=True)(params, *inputs, scale)
             return jax.tree.map(jnp.add, carry, (gradients, total, count)), None
 
         zero = jnp.zeros((), jnp.float32)
         start = (jax.tree.map(jnp.zeros_like, params), zero, zero)
         (gradients, total, count), _ = jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))
-        return jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients), total, count
+        return jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients), (total, count)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
+        scale: Any = optax.tree.get(state.opt_state, "loss_scale") if args.fp16 else 1.0
+        gradient = jax.grad(loss_mean, has_aux=True) if micro_batches == 1 else accumulated
         with activate(mesh):
-            if micro_batches == 1:
-                gradients, (total, count) = jax.grad(loss_mean, has_aux=True)(state.params, batch, rng)
-            else:
-                gradients, total, count = accumulated(state.params, batch, rng)
+            gradients, (total, count) = gradient(state.params, batch, rng, scale)
+        if args.fp16:
+            gradients = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
             "loss_sum": total,
             "loss_count": count,
             "grad_norm": global_norm(gradients),
-            "learning_rate": schedule(state.step),
+            "learning_rate": schedule(state.step) * optax.tree.get(state.opt_state, "plateau_scale", 1.0),
         }
+        if args.include_num_input_tokens_seen != "no":
+            metrics["tokens"] = _tokens(batch, args.include_num_input_tokens_seen)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.rng), metrics
 
@@ -135,29 +159,35 @@ def make_eval_step(
     loss_fn: LossFn | None = None,
     mesh: Mesh | None = None,
     prediction_loss_only: bool = False,
+    preprocess_logits: Callable[[Any, Any], Any] | None = None,
 ) -> Compiled:
-    """Makes `step(params, batch) -> {"output", "loss_sum", "loss_count"}`, without dropout.
+    """Makes `step(params, batch) -> {"logits" and what else the head predicts, "loss_sum", "loss_count"}`, without dropout.
 
     The loss is there only where the batch has what it asks for (labels), and then alone where `prediction_loss_only` says so.
-    Other arguments as for `make_train_step`.
+    `preprocess_logits(logits, labels)` is what is given in place of the logits. Other arguments as for `make_train_step`.
     """
     mesh = make_mesh() if mesh is None else mesh
-    execution = Execution(trace_once=True)
+    execution, dtype = Execution(trace_once=True), compute_dtype(args, evaluation=True)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def step(params: Tree, batch: Batch) -> dict[str, Any]:
         with activate(mesh):
-            output = model.apply(_compute(params, args), execution=execution, **inputs_of(model, batch))
+            output = model.apply(cast(params, dtype), execution=execution, **inputs_of(model, batch))
+        said = {key: value for key in PREDICTED if (value := getattr(output, key)) is not None}
+        if preprocess_logits is not None and "logits" in said:
+            said["logits"] = preprocess_logits(said["logits"], batch.get("labels"))
         if not has_labels(batch):
-            return {"output": output}
+            return said
         total, count = (loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor))(output, batch)
         sums = {"loss_sum": total, "loss_count": count}
-        return sums if prediction_loss_only else {"output": output, **sums}
+        return sums if prediction_loss_only else {**said, **sums}
 
     return Compiled(step, in_shardings=(shardings(model.declare(), mesh), None), out_shardings=everywhere)
 
 
 LABELS = ("labels", "start_positions", "end_positions")
+PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
+             "sop_logits")  # fmt: skip
 
 
 def has_labels(batch: Mapping[str, Any]) -> bool:
@@ -190,6 +220,8 @@ def batch_sharding(shape: tuple[int, ...], mesh: Mesh, name: str) -> NamedShardi
     return NamedSharding(mesh, specification(axes, shape, mesh, ACTIVATION_RULES, name))
 
 
-def _compute(params: Tree, args: TrainingArguments) -> Tree:
-    """The parameters in the dtype the forward pass computes in; gradients flow back to the stored ones."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params) if args.bf16 else params
+def _tokens(batch: Batch, which: str) -> jax.Array:
+    """The tokens a batch has the model read: all of its places, or those that are no padding."""
+    ids = next(iter(batch.values())) if "input_ids" not in batch else batch["input_ids"]
+    mask = batch.get("attention_mask") if which == "non_padding" else None
+    return jnp.asarray(ids.size, jnp.float32) if mask is None else mask.sum(dtype=jnp.float32)

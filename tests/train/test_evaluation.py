@@ -75,7 +75,7 @@ def test_predictions_are_kept_only_where_they_are_asked_for(still, monkeypatch):
     table, args = make_examples(5), TrainingArguments()
     bare = make_evaluator(still, table, args, mesh=mesh)
     assert bare(still.params).predictions is None
-    assert "output" not in bare.step(still.params, {key: value for key, value in bare.batches[0].items()})
+    assert "logits" not in bare.step(still.params, {key: value for key, value in bare.batches[0].items()})
     kept = make_evaluator(still, table, args, mesh=mesh, compute_metrics=scores)
     assert kept(still.params).predictions.shape == (5, 2)
     assert bare(still.params).metrics["eval_loss"] == pytest.approx(kept(still.params).metrics["eval_loss"])
