@@ -17,11 +17,12 @@ from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import generate
+from jaxformers.parallel.distributed import fetch
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.losses import LossFn
 from jaxformers.train.metrics import perplexity
-from jaxformers.train.step import LABELS, has_labels, make_eval_step, put_batch
+from jaxformers.train.step import LABELS, has_labels, make_eval_step, places_here, put_batch
 
 PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
              "sop_logits")  # fmt: skip
@@ -119,6 +120,7 @@ class Evaluator:
         if self.generation is None or has_labels(batch):
             result |= self.step(model.params, put_batch(batch, self.mesh))
         if self.generation is not None and self.keep:
+            batch = self._whole(batch, ("input_ids", "attention_mask"))
             written = generate(model, batch["input_ids"], batch["attention_mask"], **self.generation)
             result["generated"] = written.sequences
         return result
@@ -129,7 +131,8 @@ class Evaluator:
             totals += (float(result["loss_sum"]), float(result["loss_count"]))
         if not self.keep:
             return
-        index = _everywhere(batch["example_index"])
+        batch = self._whole(batch, ("example_index", *LABELS))
+        index = batch["example_index"]
         real = index >= 0
         kept.setdefault("example_index", []).append(index[real])
         said = {key: getattr(result["output"], key) for key in PREDICTED} if "output" in result else result
@@ -138,7 +141,14 @@ class Evaluator:
                 kept.setdefault(key, []).append(np.asarray(value)[real])
         for key in LABELS:
             if key in batch:
-                kept.setdefault(key, []).append(_everywhere(batch[key])[real])
+                kept.setdefault(key, []).append(batch[key][real])
+
+    def _whole(self, batch: Mapping[str, np.ndarray], keys: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """These columns of a batch, with the rows that other processes hold too."""
+        if jax.process_count() == 1:
+            return batch
+        placed = put_batch({key: batch[key] for key in keys if key in batch}, self.mesh)
+        return {key: fetch(array) for key, array in placed.items()}
 
 
 def make_evaluator(
@@ -157,15 +167,15 @@ def make_evaluator(
 
     Predictions are kept for `compute_metrics`, or where `keep` asks for them.
     """
+    batch_size = args.per_device_eval_batch_size * mesh.shape["data"] * mesh.shape["fsdp"]
     batches = make_batches(
         data,
         EVAL_BUCKETS,
         own_lengths=own_lengths(model),
-        batch_size=args.per_device_eval_batch_size * mesh.shape["data"] * mesh.shape["fsdp"],
+        batch_size=batch_size,
         group_by_length=True,
         pad_values=pad_values,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        places=places_here(mesh, batch_size),
         collator=collator,
     )
     if has_labels(batches[0]) is False and compute_metrics is not None:
@@ -284,15 +294,6 @@ def one_of_each_shape(batches: Batches) -> Iterator[dict[str, np.ndarray]]:
         if place not in seen:
             seen.add(place)
             yield batches[step]
-
-
-def _everywhere(rows: np.ndarray) -> np.ndarray:
-    """All processes' rows of a host array, in the order of the global batch."""
-    if jax.process_count() == 1:
-        return rows
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
 def _join(arrays: list[np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -26,6 +27,7 @@ from jaxformers.data import Table, iterate
 from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError, TrainingError
 from jaxformers.families import Model
+from jaxformers.parallel.distributed import agree
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import report
 from jaxformers.train.arguments import TrainingArguments
@@ -40,11 +42,12 @@ from jaxformers.train.evaluation import (
     one_of_each_shape,
     own_lengths,
 )
+from jaxformers.train.folder import folder_of
 from jaxformers.train.guard import interruptions, locked
 from jaxformers.train.losses import TARGETS, LossFn
 from jaxformers.train.optim import Schedule
 from jaxformers.train.state import TrainState
-from jaxformers.train.step import TrainStep, make_train_step
+from jaxformers.train.step import TrainStep, make_train_step, places_here
 
 LOG = logging.getLogger("jaxformers")
 Export = Callable[[Model, Any, Any], Any]
@@ -111,15 +114,16 @@ def fit(
     """
     enable_cache()
     mesh = make_mesh() if mesh is None else mesh
-    output_dir = Path(args.output_dir)
+    folder = folder_of(args.output_dir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(output_dir))
-        if args.overwrite_output_dir:
-            report.clear(output_dir)
+        stack.enter_context(locked(folder.here))
+        if args.overwrite_output_dir and jax.process_index() == 0:
+            folder.clear()
+        agree({"output_dir": args.output_dir})  # and none goes on before the first has made it ready
         run = _Run(
             model, args, train, eval, tokenizer, loss_fn, compute_metrics, optimizer, schedule, mesh, data_collator
         )
-        checkpoints = stack.enter_context(Checkpoints(output_dir / "checkpoints", args.save_total_limit))
+        checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, args.save_total_limit))
         trained = run.train(checkpoints, callbacks, stack)
         result = run.finish(trained, export, dict(facts or {}))
     return trained, result
@@ -160,6 +164,7 @@ class _Run:
         self.model, self.args, self.tokenizer, self.mesh = model, args, tokenizer, mesh
         pad = {} if getattr(tokenizer, "pad_token_id", None) is None else {"input_ids": tokenizer.pad_token_id}
         train = _used_columns(model, train)
+        self.examples = train
         self.members = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = args.per_device_train_batch_size * self.members * args.gradient_accumulation_steps
         self.batches = make_batches(
@@ -173,8 +178,7 @@ class _Run:
             group_by_length=args.group_by_length,
             drop_last=args.dataloader_drop_last,
             pad_values=pad,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=places_here(mesh, self.batch_size),
             collator=collator,
         )
         steps = math.ceil(args.num_train_epochs * self.batches.steps_per_epoch)
@@ -214,17 +218,20 @@ class _Run:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def train(self, checkpoints: Checkpoints, callbacks: Sequence[Callback], stack: contextlib.ExitStack) -> Model:
-        args, output_dir = self.args, Path(self.args.output_dir)
+        args, folder = self.args, folder_of(self.args.output_dir)
+        agree({**self.record.fingerprint, "some of the training examples (checksum)": self._checksum()})
+        agree({"the newest checkpoint": checkpoints.newest()})
         state = self._resume(checkpoints, self.step.init())
         steps_per_epoch = self.batches.steps_per_epoch
         progress = Progress(args, self.total_steps, steps_per_epoch, self.record.step)
         self.metrics_file: JsonLines | None = None
         listeners: list[Callback] = [*callbacks]
         if jax.process_index() == 0:
-            self.metrics_file = JsonLines(output_dir / "metrics.jsonl", self.record.metrics_length)
+            folder.fetch("metrics.jsonl")
+            self.metrics_file = JsonLines(folder.here / "metrics.jsonl", self.record.metrics_length)
             listeners.insert(0, self.metrics_file)
             if args.report_to == "tensorboard":
-                listeners.append(TensorBoard(Path(args.logging_dir or output_dir / "runs")))
+                listeners.append(TensorBoard(Path(args.logging_dir or folder.here / "runs")))
             if not args.disable_tqdm:
                 listeners.append(ProgressBar())
             report.banner(self.model, args, self.batches, self.batch_size, self.total_steps, self.mesh)
@@ -246,8 +253,8 @@ class _Run:
                 for listener in listeners:
                     listener.on_step_end(progress)
 
-                due = self._due(progress.step)
-                if due or asked or progress.stop:
+                due, leave = self._due(progress.step), asked.reached(progress.step)
+                if due or leave or progress.stop:
                     self._account(*waiting)
                     waiting = None
                     self.record.step, self.record.data = progress.step, stream.get_state()
@@ -256,9 +263,9 @@ class _Run:
                     if "evaluate" in due:
                         self._evaluate(state, listeners, progress)
                     self.record.seconds = time.perf_counter() - started
-                    if "save" in due or asked or (progress.stop and args.save_strategy != "no"):
+                    if "save" in due or leave or (progress.stop and args.save_strategy != "no"):
                         self._save(checkpoints, state, listeners, progress)
-                if asked:
+                if leave:
                     checkpoints.wait()
                     raise SystemExit(asked.farewell(progress.step))
         self.record.seconds = time.perf_counter() - started
@@ -358,6 +365,7 @@ class _Run:
     ) -> None:
         if self.metrics_file is not None:
             self.record.metrics_length = self.metrics_file.length
+            folder_of(self.args.output_dir).send()
         checkpoints.save(progress.step, state, dataclasses.asdict(self.record), keep=self.record.best_step)
         for listener in listeners:
             listener.on_save(progress, checkpoints.directory / str(progress.step))
@@ -368,7 +376,7 @@ class _Run:
         """The newest state of an earlier run with these arguments, or `state` where there is none."""
         source = checkpoints
         if self.args.resume_from_checkpoint:
-            place = Path(self.args.resume_from_checkpoint)
+            place = folder_of(self.args.resume_from_checkpoint).there
             if not place.name.isdigit() or not place.is_dir():
                 raise InputError(
                     f"resume_from_checkpoint must be a folder such as out/checkpoints/500, found {str(place)!r}"
@@ -399,7 +407,7 @@ class _Run:
         args = self.args
         decisive = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay",
                     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "bf16", "seed",
-                    "gradient_accumulation_steps", "group_by_length")  # fmt: skip
+                    "group_by_length")  # fmt: skip
         config = json.loads(json.dumps(dataclasses.asdict(self.model.config)))  # as a checkpoint gives it back
         config.pop("raw")
         return {
@@ -411,6 +419,11 @@ class _Run:
             **{name: getattr(args, name) for name in decisive},
             **config,
         }
+
+    def _checksum(self) -> int:
+        """Of what examples hold: of eight, spread over all."""
+        rows = np.linspace(0, self.batches.num_examples - 1, 8).astype(int).tolist()
+        return zlib.crc32(repr([sorted(self.examples[row].items()) for row in rows]).encode())
 
     def finish(self, trained: Model, export: Export, facts: dict[str, Any]) -> TrainOutput:
         """The final model, its card, and last of all `all_results.json`, whose presence says that the run is done."""
@@ -427,10 +440,11 @@ class _Run:
             "compilations": self._compilations(),
             **(self.record.last_eval or {}),
         }
-        export(trained, self.args.output_dir, self.tokenizer)
+        folder = folder_of(self.args.output_dir)
+        export(trained, folder.here, self.tokenizer)
         if jax.process_index() == 0:
             facts = {"parameters": core_params.count(trained.declare()), **facts}
-            report.write(trained, self.args, metrics, facts, mesh=self.mesh)
+            report.write(trained, self.args, metrics, facts, mesh=self.mesh, folder=folder)
         return TrainOutput(steps, metrics["train_loss"], metrics)
 
 
