@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxformers.checkpoints import load, save
@@ -14,10 +15,12 @@ from jaxformers.data import Table, load_dataset
 from jaxformers.data.loader import Collator
 from jaxformers.errors import DataError, InputError
 from jaxformers.families import Model
+from jaxformers.parallel.distributed import DistributedConfig, agree
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.preprocess import Tokenizer, load_tokenizer, train_wordpiece
 from jaxformers.train import Curves, TrainingArguments, evaluate, fit, predict
 from jaxformers.train.evaluation import ComputeMetrics
+from jaxformers.train.folder import folder_of
 from jaxformers.train.losses import LossFn
 from jaxformers.train.report import finished
 
@@ -35,6 +38,8 @@ class Config(TrainingArguments):
     """tfds:NAME/CONFIG, hf:NAME/CONFIG, a folder or file, or bundled; the experiment's own by default."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """Devices along each mesh axis; data parallel over all by default."""
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
+    """How several processes find each other; nothing is needed where JAX detects it: a TPU pod, GKE, SLURM, Open MPI."""
     tiny: bool = False
     """A small model and little data, for a look in well under a minute."""
     max_length: int = 128
@@ -142,6 +147,9 @@ class Recipe:
 
 def run(config: Any, recipe: Recipe) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
+    flags = {key: value for key, value in dataclasses.asdict(config).items() if key != "distributed"}
+    agree({f"the flag {key}": value for key, value in flags.items()})
+    agree({"whether output_dir holds a finished run": finished(config.output_dir) is not None})
     if config.do_train and (results := finished(config.output_dir)) and not config.overwrite_output_dir:
         print(f"{config.output_dir} holds a finished run; --overwrite-output-dir starts anew.")
         tell(recipe, results["dataset"], results, config.output_dir)
@@ -193,7 +201,9 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
     elif config.do_eval:
         metrics = evaluate(model, examples["validation"], config, compute_metrics=prepared.metrics, **common)
     if config.do_predict:
-        write_predictions(predict(model, examples["test"], config, mesh=mesh).predictions, config.output_dir, recipe)
+        said = predict(model, examples["test"], config, mesh=mesh).predictions
+        if jax.process_index() == 0:
+            write_predictions(said, config.output_dir, recipe)
     tell(recipe, dataset, metrics, config.output_dir)
     return metrics
 
@@ -202,8 +212,10 @@ def write_predictions(logits_BC: np.ndarray, output_dir: str, recipe: Recipe) ->
     """The test split's classes (or the score, of one class) as GLUE wants them: a row's number and what was said of it."""
     said = logits_BC[:, 0] if logits_BC.shape[-1] == 1 else np.argmax(logits_BC, -1)
     lines = ["index\tprediction", *(f"{row}\t{value}" for row, value in enumerate(said))]
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    write_text(Path(output_dir) / f"predict_results_{recipe.name.lower()}.txt", "\n".join(lines) + "\n")
+    folder = folder_of(output_dir)
+    folder.here.mkdir(parents=True, exist_ok=True)
+    write_text(folder.here / f"predict_results_{recipe.name.lower()}.txt", "\n".join(lines) + "\n")
+    folder.send()
 
 
 def tell(recipe: Recipe, dataset: str, metrics: dict[str, Any], output_dir: str) -> None:

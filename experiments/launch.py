@@ -1,9 +1,12 @@
 """How an experiment is started: flags into a config, the probe for the hub, one sentence and an exit status for what fails."""
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from jaxformers.errors import InputError, TrainingError
+from jaxformers.parallel import distributed
 from jaxformers.train.foreign import FOREIGN, translate
 
 C = TypeVar("C")
@@ -103,18 +107,31 @@ def launch(config: type[C], run: Callable[[C], Any], doc: str | None, prog: str)
     """Parses the command line, runs, and turns what a user can cause into one sentence and a status.
 
     Status 2: something handed to us is wrong. 1: the run could not go on. 130, 143: it was interrupted; what there was to
-    save is saved (`train.guard`; before training `experiments/__init__.py` has Ctrl-C).
+    save is saved (`train.guard`; before training `experiments/__init__.py` has Ctrl-C). Of several processes, each of which is
+    started with the same command (`parallel.distributed`), the first alone prints, and all end where one cannot go on.
     """
     logging.getLogger("jaxformers").addHandler(_Lines())
-    try:
-        run(parse(config, sys.argv[1:], doc or "", prog))
-    except InputError as error:
-        sys.exit(_say(error, 2))
-    except TrainingError as error:
-        sys.exit(_say(error, 1))
+    with contextlib.ExitStack() as stack:
+        try:
+            flags: Any = parse(config, sys.argv[1:], doc or "", prog)
+            distributed.start(flags.distributed)
+            if distributed.number() != 0:
+                logging.getLogger("jaxformers").setLevel(logging.ERROR)
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            run(flags)
+        except InputError as error:
+            sys.exit(_say(error, 2))
+        except TrainingError as error:
+            sys.exit(_say(error, 1))
+        except Exception as error:
+            distributed.fail(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
+            raise
+        finally:
+            distributed.finish()
 
 
 def _say(error: object, status: int) -> int:
+    distributed.fail(str(error), status, f"error: {error}\n")
     print(f"error: {error}", file=sys.stderr, flush=True)
     return status
 

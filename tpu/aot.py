@@ -37,8 +37,8 @@ from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.evaluation import OWN_LENGTHS, make_batches, own_lengths
-from jaxformers.train.record import used_columns
 from jaxformers.train.losses import LossFn
+from jaxformers.train.record import used_columns
 from jaxformers.train.step import batch_sharding, make_eval_step, make_train_step
 from tpu import hlo
 from tpu.chips import Chip, chip_of

@@ -4,6 +4,7 @@ Every file is written beside its place and moved over it, weights before config,
 """
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -20,29 +21,37 @@ from jaxformers.checkpoints.mapping import file_names, is_stacked, to_file
 from jaxformers.core.params import leaves
 from jaxformers.errors import InputError
 from jaxformers.families import Model
+from jaxformers.parallel.distributed import fetch
 
 INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 5_000_000_000  # transformers' own limit for one file
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def save(model: Model, directory: str | os.PathLike[str], tokenizer: Any = None) -> None:
-    """Writes `model` in Hugging Face layout.
+def save(
+    model: Model, directory: str | os.PathLike[str], tokenizer: Any = None, *, max_shard_size: int | str = "5GB"
+) -> None:
+    """Writes `model` in Hugging Face layout. In a run of several processes all call it, and the first writes.
+
+    The host holds one file's tensors at a time, also where the parameters lie on many devices.
 
     Args:
       model: what to save.
       directory: the folder; made if it is not there.
       tokenizer: anything with `.save(directory)`, written beside the model.
+      max_shard_size: bytes, or such as "500MB": weights beyond that go into several numbered files and an index. A tensor
+        that is larger has a file of its own.
 
     Raises:
-      InputError: the folder cannot be written.
+      InputError: the folder cannot be written, or the size not be read.
     """
+    limit = _bytes(max_shard_size)
     directory = Path(directory)
     if jax.process_index() == 0:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}") from None
-    _write_weights(model, directory)
+    _write_weights(model, directory, limit)
     if jax.process_index() != 0:
         return
     config = model.family.config_to_hf(model.config, model.family.architectures[model.head])
@@ -61,28 +70,31 @@ def tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     for path, array in leaves(model.params):
         param = declared[path]
         for n, name in enumerate(file_names(param)):
-            layer = _host(array[n] if is_stacked(param) else array)
+            layer = fetch(array[n] if is_stacked(param) else array)
             name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
             yield name, np.asarray(to_file(layer, param.layout), order="C")  # keeps a scalar one
 
 
-def _host(array: jax.Array | np.ndarray) -> np.ndarray:
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        from jax.experimental import multihost_utils
+def _bytes(size: int | str) -> int:
+    number, unit = (size[:-2].strip(), size[-2:].upper()) if isinstance(size, str) else (str(size), "")
+    try:
+        found = int(float(number) * (UNITS[unit] if unit else 1))
+    except (KeyError, ValueError):
+        found = 0
+    if found < 1:
+        raise InputError(f"max_shard_size must be a number of bytes or such as '5GB', found {size!r}")
+    return found
 
-        array = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)
 
-
-def _write_weights(model: Model, directory: Path) -> None:
-    """One model.safetensors, or numbered shards and their index above `SHARD_BYTES`."""
+def _write_weights(model: Model, directory: Path, limit: int) -> None:
+    """One model.safetensors, or above `limit` bytes numbered shards and their index."""
     shards: list[list[str]] = [[]]
     size = total = 0
     for path, param in leaves(model.declare()):
         itemsize = _leaf(model, path).dtype.itemsize
         for name in file_names(param):
             length = int(np.prod(param.shape[1:] if is_stacked(param) else param.shape)) * itemsize
-            if size and size + length > SHARD_BYTES:
+            if size and size + length > limit:
                 shards.append([])
                 size = 0
             shards[-1].append(name)
@@ -92,9 +104,12 @@ def _write_weights(model: Model, directory: Path) -> None:
     with contextlib.ExitStack() as written:  # every file is whole before the first takes an old one's place
         for number, names in enumerate(shards, 1):
             file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-            content = dict(next(stream) for _ in names)
-            index |= dict.fromkeys(content, file)
-            if jax.process_index() == 0:
+            content: dict[str, np.ndarray] = {}
+            for name, array in itertools.islice(stream, len(names)):
+                index[name] = file
+                if jax.process_index() == 0:  # the others have to ask for a tensor too, and need not keep it
+                    content[name] = array
+            if content:
                 save_file(content, written.enter_context(replacing(directory / file)), metadata={"format": "pt"})
         if jax.process_index() != 0:
             return

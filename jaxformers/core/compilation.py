@@ -24,8 +24,7 @@ def enable_cache() -> None:
         "false",
     ):
         return
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxformers"
-    place = Path(os.environ.get("JAXFORMERS_CACHE") or default) / "xla"
+    place = cache_folder() / "xla"
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -35,6 +34,12 @@ def enable_cache() -> None:
     # JAX's own threshold of one second would leave most of a small model's programs out.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cache_folder() -> Path:
+    """`JAXFORMERS_CACHE`, or `~/.cache/jaxformers`."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxformers"
+    return Path(os.environ.get("JAXFORMERS_CACHE") or default)
 
 
 class Compiled:

@@ -48,7 +48,8 @@ class Batches:
       pad_values: Column -> fill, over `PAD_VALUES`.
       drop_last: Whether examples that do not fill a batch are left out of the epoch, rather than filled up.
       process_index: Which process this is, of
-      process_count: how many. Each gets an equal, contiguous part of every batch.
+      process_count: how many. Each gets an equal, contiguous part of every batch; or
+      places: the places in a batch whose rows it gets, in order.
       padding_side: `right` or `left`.
       collator: `collator(batch, generators) -> batch`, applied to each padded batch on the host: masking, augmentation. There is
         a numpy generator for each of this process's rows, which depends on the seed, the step and the row's place in the global
@@ -79,6 +80,7 @@ class Batches:
         drop_last: bool = False,
         process_index: int = 0,
         process_count: int = 1,
+        places: Sequence[int] | np.ndarray | None = None,
         padding_side: str = "right",
         collator: Collator | None = None,
     ):
@@ -109,9 +111,10 @@ class Batches:
         self._examples = examples
         self._batch_size, self._num_epochs, self._seed, self._window = batch_size, num_epochs, seed, window
         self._shuffle, self._group_by_length = shuffle, group_by_length
-        self._mine = slice(
-            process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count
-        )
+        share = batch_size // process_count
+        self._mine = np.arange(share) + process_index * share if places is None else np.asarray(places)
+        if not ((self._mine >= 0) & (self._mine < batch_size)).all():
+            raise InputError(f"places must be in 0..{batch_size - 1}, got {self._mine.tolist()}")
         self._left = padding_side == "left"
         self._collator = collator
         self._forms = read_forms(examples, {**PAD_VALUES, **(pad_values or {})}, self.name)
@@ -163,7 +166,7 @@ class Batches:
         chosen = plan[number]
         numbers = chosen if len(chosen) == self._batch_size else np.resize(chosen, self._batch_size)  # repeats the rows
         numbers = numbers[self._mine]
-        real = np.arange(self._mine.start, self._mine.stop) < len(chosen)
+        real = self._mine < len(chosen)
         rows = [self._examples[index] for index in numbers.tolist()]
         batch: Batch = {}
         place = self.place_of(chosen)
@@ -182,7 +185,7 @@ class Batches:
         batch["example_weight"] = real.astype(np.float32)
         batch["example_index"] = np.where(real, numbers, -1).astype(np.int32)
         if self._collator is not None:
-            places = range(self._mine.start, self._mine.stop)
+            places = self._mine.tolist()
             batch = self._collator(batch, [np.random.default_rng((self._seed, step, place)) for place in places])
         return batch
 

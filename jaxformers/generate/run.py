@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -18,6 +17,7 @@ from jaxformers.generate import assist, beams, loop
 from jaxformers.generate.config import GenerationConfig, config_for
 from jaxformers.generate.processors import knobs_of, rules_of
 from jaxformers.generate.written import Processor, Source
+from jaxformers.parallel.distributed import fetch
 
 # The slots of prompts and caches; a finer grid would waste fewer slots and compile more programs.
 SLOTS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, *(n << k for k in range(9, 21) for n in (2, 3)))
@@ -151,7 +151,7 @@ class Run:
     def new(self) -> np.ndarray:
         """The tokens generated so far, of every row or beam [R, steps]; those after a stop string made padding."""
         tokens = self.state.tokens if self.rules.beams == 1 else self.state.running.tokens
-        new = np.array(tokens[..., self.prompt : self.prompt + self.steps]).reshape(-1, self.steps)
+        new = np.array(fetch(tokens[..., self.prompt : self.prompt + self.steps])).reshape(-1, self.steps)
         for row, end in self.ends.items():
             new[row, end:] = self.knobs["pad"]
         return new
@@ -166,19 +166,19 @@ class Run:
             named: dict[str, Any] = {}
             new = new[:, :steps]
         else:
-            best = jax.tree.map(lambda array: np.asarray(array[:, :count]).reshape(-1, *array.shape[2:]), state.ended)
+            best = jax.tree.map(lambda array: fetch(array[:, :count]).reshape(-1, *array.shape[2:]), state.ended)
             length = int((best.origin >= 0).sum(1).max())
             new, origin = best.tokens[:, self.prompt : self.prompt + length], best.origin[:, :length]
             first_R1 = np.repeat(np.arange(len(self.ids)), count)[:, None] * self.rules.beams
             named = {"sequences_scores": best.scores, "beam_indices": np.where(origin >= 0, origin + first_R1, -1)}
         kept = {"scores": state.scores, "logits": state.logits}
-        named |= {name: None if array is None else tuple(np.asarray(array[:steps])) for name, array in kept.items()}
+        named |= {name: None if array is None else tuple(fetch(array[:steps])) for name, array in kept.items()}
         return GenerateOutput(np.concatenate((ids, new), axis=1), **named)
 
     def _over(self) -> bool:
         if self.rules.beams > 1:
             return not bool(beams.unfinished(self.state, self.rules))
-        return bool(np.asarray(self.state.done).all())
+        return bool(fetch(self.state.done).all())
 
     def _knobs(self) -> dict[str, Any]:
         """The knobs, with the mask of what is allowed next where the caller decides."""
@@ -202,7 +202,7 @@ class Run:
         stops = self.config.stop_strings
         if not stops:
             return
-        done = np.array(self.state.done)
+        done = np.array(fetch(self.state.done))
         for row, tokens in enumerate(self.new().tolist()):
             if row in self.ends or not _holds(self.tokenizer.decode(tokens), stops):
                 continue
@@ -210,7 +210,7 @@ class Run:
                 n for n in range(1, len(tokens) + 1) if _holds(self.tokenizer.decode(tokens[:n]), stops)
             )
             done[row] = True
-        self.state = self.state.replace(done=jnp.asarray(done))
+        self.state = self.state.replace(done=done)
 
 
 def _ahead(

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxformers.errors import InputError
 from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.folder import folder_of
 
 ASKABLE = ("log", "evaluate", "save")
 
@@ -178,7 +179,7 @@ class Profile(Callback):
 
         self._seen += 1
         if self._seen == self.start:
-            jax.profiler.start_trace(Path(progress.args.output_dir) / "profile")
+            jax.profiler.start_trace(folder_of(progress.args.output_dir).here / "profile")
             self._running = True
 
     def on_step_end(self, progress: Progress) -> None:

@@ -34,21 +34,22 @@ class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the last save and tells of its failure.
 
     Args:
-      directory: where they are kept; made when first saved to.
+      directory: where they are kept, a local folder or an `epath.Path` to a bucket; made when first saved to.
       limit: keep only this many; None keeps all.
     """
 
-    def __init__(self, directory: Path, limit: int | None = None) -> None:
+    def __init__(self, directory: Any, limit: int | None = None) -> None:
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save at length
-        self.directory, self.limit = directory.absolute(), limit
+        self.directory = directory if "://" in str(directory) else Path(directory).absolute()
+        self.limit = limit
         self._ocp = ocp
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=True)
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
-            raise InputError(f"cannot write checkpoints to {directory}: {error.strerror}") from None
+            raise InputError(f"cannot write checkpoints to {directory}: {error.strerror or error}") from None
 
     def save(self, step: int, state: TrainState, meta: Mapping[str, Any], keep: int | None = None) -> None:
         """Saves in the background; the step that follows may start at once.
@@ -82,6 +83,10 @@ class Checkpoints:
         except Exception as error:  # what Orbax raises here is whatever its writer thread met
             raise self._failure(self._pending, error) from error
 
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return max(self._manager.all_steps(), default=None)
+
     def restore(
         self, like: TrainState, check: Callable[[Mapping[str, Any]], None] = lambda meta: None
     ) -> tuple[TrainState, dict[str, Any]] | None:
@@ -92,7 +97,7 @@ class Checkpoints:
           check: told of a checkpoint's `meta` before its state is read; raises `InputError` if it is another run's.
 
         Raises:
-          TrainingError: there are checkpoints and none can be read.
+          TrainingError: there are checkpoints and none can be read; of several processes, one cannot read the newest.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -104,6 +109,11 @@ class Checkpoints:
             except InputError:
                 raise
             except Exception as error:  # damage shows as almost anything; what matters is that it is told
+                if jax.process_count() > 1:  # what one cannot read another may have read: here they would part
+                    raise TrainingError(
+                        f"checkpoint {step} of {self.directory} is damaged ({_first_line(error)}); "
+                        f"remove {self.directory / str(step)} to go on from the one before it"
+                    ) from error
                 LOG.warning("checkpoint %s of %s is damaged (%s)", step, self.directory, _first_line(error))
         if steps:
             raise TrainingError(

@@ -17,12 +17,13 @@ from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import generate
+from jaxformers.parallel.distributed import fetch
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.callbacks import Callback, Progress, checked
 from jaxformers.train.losses import LossFn
 from jaxformers.train.metrics import perplexity
-from jaxformers.train.step import LABELS, PREDICTED, has_labels, make_eval_step, put_batch
+from jaxformers.train.step import LABELS, PREDICTED, has_labels, make_eval_step, places_here, put_batch
 
 EVAL_BUCKETS, TRAIN_BUCKETS = 3, 6  # programs at most: one more saves 1-2 % of the tokens and costs a compile
 OWN_LENGTHS = ("labels", "decoder_input_ids", "decoder_attention_mask")  # of what an encoder-decoder answers
@@ -166,6 +167,7 @@ class Evaluator:
         if self.generation is None or has_labels(batch):
             result |= self.step(model.params, put_batch(batch, self.mesh))
         if self.generation is not None and self.keep:
+            batch = self._whole(batch, ("input_ids", "attention_mask"))
             written = generate(model, batch["input_ids"], batch["attention_mask"], **self.generation)
             result["generated"] = written.sequences
         return result
@@ -180,14 +182,22 @@ class Evaluator:
                 rows["losses"] = np.array([sums[0] / max(sums[1], 1)], np.float32)
         if not self.keep:
             return rows
-        index = _everywhere(batch["example_index"])
+        asked = (*LABELS, *self.args.label_names, *(["input_ids"] if "inputs" in self.args.include_for_metrics else []))
+        batch = self._whole(batch, ("example_index", *asked))
+        index = batch["example_index"]
         real = index >= 0
         rows["example_index"] = index[real]
         for key in ("generated", *PREDICTED):
             if (value := result.get(key)) is not None:
                 rows[key] = np.asarray(value)[real]
-        asked = (*LABELS, *self.args.label_names, *(["input_ids"] if "inputs" in self.args.include_for_metrics else []))
-        return rows | {key: _everywhere(batch[key])[real] for key in asked if key in batch}
+        return rows | {key: batch[key][real] for key in asked if key in batch}
+
+    def _whole(self, batch: Mapping[str, np.ndarray], keys: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """These columns of a batch, with the rows that other processes hold too."""
+        if jax.process_count() == 1:
+            return batch
+        placed = put_batch({key: batch[key] for key in keys if key in batch}, self.mesh)
+        return {key: fetch(array) for key, array in placed.items()}
 
 
 def _streamed(compute_metrics: Callable[..., Mapping[str, float] | None]) -> Streaming:
@@ -222,15 +232,15 @@ def make_evaluator(
         compute_metrics, keep = None, False
     if args.batch_eval_metrics and callable(compute_metrics):
         compute_metrics = _streamed(compute_metrics)
+    batch_size = args.per_device_eval_batch_size * mesh.shape["data"] * mesh.shape["fsdp"]
     batches = make_batches(
         data,
         EVAL_BUCKETS,
         own_lengths=own_lengths(model),
-        batch_size=args.per_device_eval_batch_size * mesh.shape["data"] * mesh.shape["fsdp"],
+        batch_size=batch_size,
         group_by_length=True,
         pad_values=pad_values,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        places=places_here(mesh, batch_size),
         collator=collator,
     )
     labels = (*LABELS, *args.label_names)
@@ -375,15 +385,6 @@ def one_of_each_shape(batches: Batches) -> Iterator[dict[str, np.ndarray]]:
         if place not in seen:
             seen.add(place)
             yield batches[step]
-
-
-def _everywhere(rows: np.ndarray) -> np.ndarray:
-    """All processes' rows of a host array, in the order of the global batch."""
-    if jax.process_count() == 1:
-        return rows
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
 def _join(arrays: list[np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from jaxformers.errors import InputError
 from jaxformers.train.arguments import TrainingArguments
@@ -61,6 +62,13 @@ class Asked:
     def __bool__(self) -> bool:
         return self.signal is not None
 
+    def reached(self, step: int) -> bool:
+        """Whether to save and end after this step; of several processes, one of which was asked: the same step on all."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.signal = self.signal or signal.SIGTERM
+            return True
+        return bool(self) and jax.process_count() == 1
+
     def farewell(self, step: int) -> int:
         assert self.signal is not None
         name = signal.Signals(self.signal).name
@@ -70,8 +78,12 @@ class Asked:
 
 @contextlib.contextmanager
 def interruptions() -> Iterator[Asked]:
-    """SIGTERM and Ctrl-C ask the loop to save and end; a second one does what it did before: it ends at once."""
+    """SIGTERM and Ctrl-C ask the loop to save and end; a second one does what it did before: it ends at once.
+
+    Of several processes JAX itself hears SIGTERM and finds a step that none has gone beyond; Ctrl-C is passed on to it.
+    """
     asked = Asked()
+    alone = jax.process_count() == 1
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
@@ -81,8 +93,11 @@ def interruptions() -> Iterator[Asked]:
             signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
         asked.signal = number
+        if not alone:
+            signal.raise_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield asked
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxformers.errors import InputError
 from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.folder import folder_of
 
 LOG = logging.getLogger("jaxformers")
 # what stays here: checkpoints, but for those that `hub_strategy` asks for, and what begins with _ or .
@@ -50,7 +51,7 @@ class Hub:
             place = "last-checkpoint" if last else f"checkpoints/{checkpoint.name}"  # type: ignore[union-attr]
             self._upload(checkpoint, message, path_in_repo=place, delete_patterns="*" if last else None)
             self.wait()
-        self._upload(self.args.output_dir, message, ignore_patterns=list(HOME))
+        self._upload(folder_of(self.args.output_dir).here, message, ignore_patterns=list(HOME))
 
     def _upload(self, folder: Any, message: str, **options: Any) -> None:
         where = {"repo_id": self.repo, "revision": self.args.hub_revision}

@@ -11,8 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import optax
@@ -25,6 +24,7 @@ from jaxformers.data import iterate
 from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError, TrainingError
 from jaxformers.families import Model
+from jaxformers.parallel.distributed import agree
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import report
 from jaxformers.train.arguments import TrainingArguments
@@ -40,34 +40,30 @@ from jaxformers.train.evaluation import (
     one_of_each_shape,
     own_lengths,
 )
+from jaxformers.train.folder import folder_of
 from jaxformers.train.groups import Trainable
 from jaxformers.train.guard import interruptions, locked, settle_process
 from jaxformers.train.hub import Hub
 from jaxformers.train.losses import LossFn
 from jaxformers.train.memory import attempts, memory_used
-from jaxformers.train.record import Record, check_same, due, fingerprint, multiplied, used_columns
+from jaxformers.train.record import (
+    Record,
+    TrainOutput,
+    check_same,
+    checksum,
+    due,
+    fingerprint,
+    multiplied,
+    used_columns,
+)
 from jaxformers.train.schedules import Plateau, Schedule
 from jaxformers.train.state import TrainState
-from jaxformers.train.step import TrainStep, make_train_step
+from jaxformers.train.step import TrainStep, make_train_step, places_here
 from jaxformers.train.trackers import JsonLines, trackers_of
 
 LOG = logging.getLogger("jaxformers")
 Export = Callable[[Model, Any, Any], Any]
 _UNENDING = 2**31  # epochs: how many are run is decided by the number of steps
-
-
-class TrainOutput(NamedTuple):
-    """What `fit` gives beside the model.
-
-    Args:
-      global_step: optimizer steps done.
-      training_loss: mean of all steps' losses.
-      metrics: `train_…` and, with an evaluation set, `eval_…` numbers, `compile_seconds`, `compilations`.
-    """
-
-    global_step: int
-    training_loss: float
-    metrics: dict[str, Any]
 
 
 def fit(
@@ -125,12 +121,13 @@ def fit(
     enable_cache()
     settle_process(args)
     mesh = make_mesh() if mesh is None else mesh
-    output_dir = Path(args.output_dir)
+    folder = folder_of(args.output_dir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(output_dir))
-        if args.overwrite_output_dir:
-            report.clear(output_dir)
-        checkpoints = stack.enter_context(Checkpoints(output_dir / "checkpoints", args.save_total_limit))
+        stack.enter_context(locked(folder.here))
+        if args.overwrite_output_dir and jax.process_index() == 0:
+            folder.clear()
+        agree({"output_dir": args.output_dir})  # and none goes on before the first has made it ready
+        checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, args.save_total_limit))
         for attempt in attempts(args):
             with attempt, contextlib.ExitStack() as closing:
                 run = _Run(model, attempt.args, train, eval, tokenizer, loss_fn, compute_metrics, optimizer, schedule, mesh,
@@ -164,20 +161,21 @@ class _Run:
         self.log, self.export = log, export
         pad = {} if getattr(tokenizer, "pad_token_id", None) is None else {"input_ids": tokenizer.pad_token_id}
         train = used_columns(model, train, args)
+        self.examples = train
         parts = mesh.shape["data"] * mesh.shape["fsdp"] * args.gradient_accumulation_steps
+        batch_size = args.per_device_train_batch_size * parts
         self.batches = make_batches(
             train,
             TRAIN_BUCKETS,
             own_lengths=own_lengths(model),
-            batch_size=args.per_device_train_batch_size * parts,
+            batch_size=batch_size,
             num_epochs=_UNENDING,
             seed=args.seed if args.data_seed is None else args.data_seed,
             shuffle=True,
             group_by_length=args.group_by_length,
             drop_last=args.dataloader_drop_last,
             pad_values=pad,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=places_here(mesh, batch_size),
             collator=collator,
         )
         self.batch_size = self.batches.batch_size  # the loader's own, where one was given
@@ -222,7 +220,14 @@ class _Run:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def train(self, checkpoints: Checkpoints, callbacks: Sequence[Callback], stack: contextlib.ExitStack) -> Model:
-        args, output_dir = self.args, Path(self.args.output_dir)
+        args, folder = self.args, folder_of(self.args.output_dir)
+        agree(
+            {
+                **self.record.fingerprint,
+                "some of the training examples (checksum)": checksum(self.examples, self.batches.num_examples),
+            }
+        )
+        agree({"the newest checkpoint": checkpoints.newest()})
         state = self._resume(checkpoints, self.step.init())
         steps_per_epoch = self.batches.steps_per_epoch
         progress = Progress(args, self.total_steps, steps_per_epoch, self.record.step)
@@ -232,8 +237,9 @@ class _Run:
         self.named = {f"{type(each).__name__} {n}": each for n, each in enumerate(callbacks)}
         listeners: list[Callback] = [*callbacks]
         if jax.process_index() == 0:
+            folder.fetch("metrics.jsonl")
             self.hub = Hub(args) if args.push_to_hub else None
-            self.metrics_file = JsonLines(output_dir / "metrics.jsonl", self.record.metrics_length)
+            self.metrics_file = JsonLines(folder.here / "metrics.jsonl", self.record.metrics_length)
             listeners = [self.metrics_file, *listeners, *trackers_of(args)]
             report.banner(self.model, args, self.batches, self.batch_size, self.total_steps, self.mesh)
         for name, callback in self.named.items():
@@ -258,7 +264,7 @@ class _Run:
                     _each(listeners, "on_epoch_begin", progress)
                 _each(listeners, "on_step_begin", progress)
                 batch = next(stream)
-                self.record.places_seen += batch.get("input_ids", batch["example_weight"]).size * jax.process_count()
+                self.record.places_seen += self.batch_size * batch.get("input_ids", batch["example_weight"])[0].size
                 state, metrics = self.step(state, self.step.put(batch))
                 if waiting is not None:
                     self._account(*waiting)
@@ -270,7 +276,8 @@ class _Run:
 
                 wanted = due(args, progress.step, self.total_steps, steps_per_epoch, bool(self.evaluators))
                 wanted, progress.asked = wanted | progress.asked, set()
-                if wanted or asked or progress.stop:
+                leave = asked.reached(progress.step)
+                if wanted or leave or progress.stop:
                     self._account(*waiting)
                     waiting = None
                     self.record.step, self.record.data = progress.step, stream.get_state()
@@ -280,9 +287,9 @@ class _Run:
                         state = self._evaluate(state, listeners, progress)
                     self.record.seconds = time.perf_counter() - started
                     best = args.save_strategy == "best" and self.record.best_step == progress.step
-                    if "save" in wanted or asked or best or (progress.stop and args.save_strategy != "no"):
+                    if "save" in wanted or leave or best or (progress.stop and args.save_strategy != "no"):
                         self._save(checkpoints, state, listeners, progress)
-                if asked:
+                if leave:
                     checkpoints.wait()
                     raise SystemExit(asked.farewell(progress.step))
         self.record.seconds = time.perf_counter() - started
@@ -367,8 +374,10 @@ class _Run:
     def _save(
         self, checkpoints: Checkpoints, state: TrainState, listeners: Sequence[Callback], progress: Progress
     ) -> None:
+        folder = folder_of(self.args.output_dir)
         if self.metrics_file is not None:
             self.record.metrics_length = self.metrics_file.length
+            folder.send()
         self.record.callbacks = {name: each.state() for name, each in self.named.items()}
         kept = state.replace(opt_state=()) if self.args.save_only_model else state  # type: ignore[attr-defined]
         checkpoints.save(progress.step, kept, dataclasses.asdict(self.record), keep=self.record.best_step)
@@ -376,7 +385,11 @@ class _Run:
         _each(listeners, "on_save", progress, place)
         if self.args.push_to_hub and self.args.hub_strategy != "end":
             _each(listeners, "on_push_begin", progress)
-            self.export(dataclasses.replace(self.model, params=state.params), self.args.output_dir, self.tokenizer)
+            self.export(
+                dataclasses.replace(self.model, params=state.params),
+                folder_of(self.args.output_dir).here,
+                self.tokenizer,
+            )
             checkpoints.wait()
             if self.hub is not None:
                 self.hub.push(f"Training in progress, step {progress.step}", place)
@@ -387,7 +400,7 @@ class _Run:
         """The newest state of an earlier run with these arguments, or `state` where there is none."""
         source = checkpoints
         if self.args.resume_from_checkpoint:
-            place = Path(self.args.resume_from_checkpoint)
+            place = folder_of(self.args.resume_from_checkpoint).there
             if not place.name.isdigit() or not place.is_dir():
                 raise InputError(
                     f"resume_from_checkpoint must be a folder such as out/checkpoints/500, found {str(place)!r}"
@@ -429,12 +442,13 @@ class _Run:
             **({} if self.args.skip_memory_metrics else memory_used()),
             **(self.record.last_eval or {}),
         }
+        folder = folder_of(self.args.output_dir)
         if self.args.include_num_input_tokens_seen != "no":
             metrics["num_input_tokens_seen"] = self.record.tokens_seen
-        self.export(trained, self.args.output_dir, self.tokenizer)
+        self.export(trained, folder.here, self.tokenizer)
         if jax.process_index() == 0:
             facts = {"parameters": core_params.count(trained.declare()), **facts}
-            report.write(trained, self.args, metrics, facts, mesh=self.mesh)
+            report.write(trained, self.args, metrics, facts, mesh=self.mesh, folder=folder)
             report.table("train", metrics)
         if self.hub is not None:
             with self.hub:

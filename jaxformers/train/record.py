@@ -6,7 +6,9 @@ import logging
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxformers.core.params import leaves
 from jaxformers.data import Batches, Table
@@ -21,6 +23,20 @@ DECISIVE = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup
             "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed", "gradient_accumulation_steps", "group_by_length",
             "save_only_model")  # fmt: skip
 PARTS = "gradient_accumulation_steps"
+
+
+class TrainOutput(NamedTuple):
+    """What `fit` gives beside the model.
+
+    Args:
+      global_step: optimizer steps done.
+      training_loss: mean of all steps' losses.
+      metrics: `train_…` and, with an evaluation set, `eval_…` numbers, `compile_seconds`, `compilations`.
+    """
+
+    global_step: int
+    training_loss: float
+    metrics: dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -58,6 +74,14 @@ def fingerprint(
         **{name: getattr(args, name) for name in DECISIVE if not (args.auto_find_batch_size and name == PARTS)},
         **config,
     }
+
+
+def checksum(data: Any, count: int) -> int:
+    """Of what the examples hold: of eight of them, spread over all."""
+    if isinstance(data, Batches):
+        return zlib.crc32(data.lengths.tobytes())
+    rows = np.linspace(0, count - 1, 8).astype(int).tolist()
+    return zlib.crc32(repr([sorted(data[row].items()) for row in rows]).encode())
 
 
 def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], output_dir: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,24 +15,16 @@ from jaxformers.core import params as core_params
 from jaxformers.data import Batches
 from jaxformers.families import Model
 from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.folder import RESULTS, Folder, folder_of
 
-RESULTS = "all_results.json"
 LIBRARIES = ("jaxformers", "jax", "flax", "optax", "orbax-checkpoint", "tokenizers")
 
 
 def finished(output_dir: str | Path) -> dict[str, Any] | None:
     """The results of the run that ended in `output_dir`, or None where none has."""
-    path = Path(output_dir) / RESULTS
-    results: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    path = folder_of(output_dir).there / RESULTS
+    results: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
     return results
-
-
-def clear(output_dir: Path) -> None:
-    """Removes an earlier run from `output_dir`: the files a run writes, nothing else."""
-    (output_dir / RESULTS).unlink(missing_ok=True)  # first: without it the run does not count as finished
-    for folder in ("checkpoints", "runs"):
-        shutil.rmtree(output_dir / folder, ignore_errors=True)
-    (output_dir / "metrics.jsonl").unlink(missing_ok=True)
 
 
 def banner(
@@ -67,14 +58,20 @@ def table(name: str, metrics: Mapping[str, Any]) -> None:
 
 
 def write(
-    model: Model, args: TrainingArguments, metrics: Mapping[str, Any], facts: Mapping[str, Any], *, mesh: Mesh
+    model: Model,
+    args: TrainingArguments,
+    metrics: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    mesh: Mesh,
+    folder: Folder,
 ) -> None:
     """Writes the model card and then `all_results.json`, the last file of a run."""
-    output_dir = Path(args.output_dir)
     devices = {"device": mesh.devices.flat[0].device_kind, "devices": mesh.size, "jax": jax.__version__}
     results = {**metrics, **facts, **devices, "seed": args.seed}
-    write_text(output_dir / "README.md", _card(model, args, metrics, facts, output_dir))
-    write_text(output_dir / RESULTS, json.dumps(results, indent=2, sort_keys=True) + "\n")
+    write_text(folder.here / "README.md", _card(model, args, metrics, facts, folder.here))
+    write_text(folder.here / RESULTS, json.dumps(results, indent=2, sort_keys=True) + "\n")
+    folder.send()
 
 
 def _card(
@@ -98,7 +95,7 @@ def _card(
             "tags: [jax, jaxformers]",
             "---",
             "",
-            f"# {output_dir.resolve().name}",
+            f"# {Path(args.output_dir).resolve().name}",
             "",
             f"{name}, started from {facts.get('model', 'random parameters')}, trained on {facts.get('dataset', 'unnamed data')}.",
             "",

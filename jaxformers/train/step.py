@@ -1,6 +1,7 @@
 """The train step and the eval step: pure functions of (state, batch), jitted, sharded, the state donated."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -205,11 +206,22 @@ def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-    """Lays this process's rows of a batch onto the mesh, split over `data` and `fsdp`."""
+    """Lays this process's rows of a batch (`places_here`) onto the mesh, split over `data` and `fsdp`."""
+    members = mesh.shape["data"] * mesh.shape["fsdp"]
+    here = len(places_here(mesh, members))
 
     def place(key: str, rows: np.ndarray) -> jax.Array:
-        shape = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
-        return jax.make_array_from_process_local_data(batch_sharding(shape, mesh, key), rows, shape)
+        shape = (rows.shape[0] * members // here, *rows.shape[1:])
+        sharding = batch_sharding(shape, mesh, key)
+        if here == members:
+            return jax.make_array_from_process_local_data(sharding, rows, shape)
+        first = np.searchsorted(places_here(mesh, shape[0]), range(shape[0]))  # where a place's row is among those here
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            return rows[first[start] :][: stop - start]
+
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return {key: place(key, rows) for key, rows in batch.items()}
 
@@ -218,6 +230,17 @@ def batch_sharding(shape: tuple[int, ...], mesh: Mesh, name: str) -> NamedShardi
     """Where an array of a batch lives: its rows split over `data` and `fsdp`. Raises as `parallel.mesh.specification` does."""
     axes = ("batch", *[None] * (len(shape) - 1))
     return NamedSharding(mesh, specification(axes, shape, mesh, ACTIVATION_RULES, name))
+
+
+@lru_cache
+def places_here(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The places in a batch whose rows this process's devices hold, in order: its share of the data.
+
+    Processes that share a member of the mesh's `data` and `fsdp` axes, as those of one `tensor` group, have the same.
+    """
+    spec = specification(("batch",), (batch_size,), mesh, ACTIVATION_RULES, "batch")
+    parts = NamedSharding(mesh, spec).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([place for (part,) in parts for place in range(*part.indices(batch_size))])
 
 
 def _tokens(batch: Batch, which: str) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.callbacks import Callback, Progress
+from jaxformers.train.folder import folder_of
 
 LOG = logging.getLogger("jaxformers")
 
@@ -87,7 +88,9 @@ class WeightsAndBiases(Callback):
             return
         args = progress.args
         settings = {key: str(value) for key, value in vars(args).items() if key != "hub_token"}
-        self._run = wandb.init(name=args.run_name or args.output_dir, config=settings, dir=args.output_dir)
+        self._run = wandb.init(
+            name=args.run_name or args.output_dir, config=settings, dir=folder_of(args.output_dir).here
+        )
 
     def _log(self, prefix: str, progress: Progress, values: dict[str, float]) -> None:
         if self._run is not None:
@@ -142,7 +145,7 @@ class Curves(Callback):
     """
 
     def on_train_end(self, progress: Progress) -> None:
-        path = Path(progress.args.output_dir) / "training.png"
+        path = folder_of(progress.args.output_dir).here / "training.png"
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -171,7 +174,7 @@ def trackers_of(args: TrainingArguments) -> list[Callback]:
     """The trackers the arguments ask for, beside metrics.jsonl."""
     found: list[Callback] = []
     if "tensorboard" in args.trackers:
-        found.append(TensorBoard(Path(args.logging_dir or Path(args.output_dir) / "runs")))
+        found.append(TensorBoard(Path(args.logging_dir or folder_of(args.output_dir).here / "runs")))
     if "wandb" in args.trackers:
         found.append(WeightsAndBiases())
     return found if args.disable_tqdm else [*found, ProgressBar()]

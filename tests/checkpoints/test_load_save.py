@@ -5,6 +5,7 @@ The readers of the formats have their own tests beside this file; that PyTorch a
 
 import dataclasses
 import errno
+import gc
 import importlib
 import json
 import os
@@ -399,17 +400,12 @@ def test_a_tokenizer_is_saved_beside_it(tmp_path):
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-@pytest.fixture
-def small_shards(monkeypatch):
-    monkeypatch.setattr(saving, "SHARD_BYTES", 20_000)
-
-
 def snapshot(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_shards_load_back(tmp_path, small_shards):
-    jf.save(strong(BERT, "pretraining"), tmp_path)
+def test_shards_load_back(tmp_path):
+    jf.save(strong(BERT, "pretraining"), tmp_path, max_shard_size="20KB")
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 3
     assert files == [f"model-{n:05}-of-{len(files):05}.safetensors" for n in range(1, len(files) + 1)]
@@ -420,21 +416,53 @@ def test_shards_load_back(tmp_path, small_shards):
 
 
 @pytest.mark.parity
-def test_shards_load_in_pytorch(tmp_path, small_shards):
+def test_shards_load_in_pytorch(tmp_path):
     transformers = pytest.importorskip("transformers")
-    jf.save(strong(BERT, "pretraining"), tmp_path)
+    jf.save(strong(BERT, "pretraining"), tmp_path, max_shard_size=20_000)
     theirs, report = transformers.BertForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     for name, array in stored("pretraining").items():
         assert np.array_equal(theirs.state_dict()[name].numpy(), array), name
 
 
-def test_a_save_leaves_no_weights_of_the_one_before(tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [0, "0.5", "5 PB", "many", "-1GB"])
+def test_a_shard_size_that_is_none_is_refused(size, tmp_path):
+    with pytest.raises(InputError, match="max_shard_size must be a number of bytes or such as '5GB', found"):
+        jf.save(strong(BERT, None), tmp_path, max_shard_size=size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_host_holds_one_shard_at_a_time(tmp_path, monkeypatch):
+    held, most, real = [], [], saving.save_file
+
+    class Held(np.ndarray):
+        """An array that can be counted."""
+
+    def counted(stream):
+        for name, array in stream:
+            array = array.view(Held)
+            held.append(weakref.ref(array))
+            yield name, array
+            del array
+
+    def save_file(content, *args, **options):
+        gc.collect()
+        most.append(sum(array.nbytes for ref in held if (array := ref()) is not None))
+        real({name: np.asarray(array) for name, array in content.items()}, *args, **options)
+
+    tensors = saving.tensors
+    monkeypatch.setattr(saving, "tensors", lambda model: counted(tensors(model)))
+    monkeypatch.setattr(saving, "save_file", save_file)
+    jf.save(strong(BERT, "pretraining"), tmp_path, max_shard_size=20_000)
+    assert len(most) > 3
+    assert max(most) <= 20_000
+
+
+def test_a_save_leaves_no_weights_of_the_one_before(tmp_path):
     model = strong(BERT, None)
     halved = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf / 2, model.params))
     for limit, saved in ((20_000, model), (30_000, halved), (10**9, model), (20_000, halved)):
-        monkeypatch.setattr(saving, "SHARD_BYTES", limit)
-        jf.save(saved, tmp_path)
+        jf.save(saved, tmp_path, max_shard_size=limit)
         same_bits(jf.load(tmp_path).params, saved.params)
         index = tmp_path / "model.safetensors.index.json"
         used = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
@@ -445,9 +473,8 @@ def test_a_save_leaves_no_weights_of_the_one_before(tmp_path, monkeypatch):
 @pytest.mark.parametrize("limit", [20_000, 10**9], ids=["shards", "one file"])
 @pytest.mark.parametrize("failing", ["first", "last", "config"])
 def test_a_disk_that_fills_up_leaves_the_old_model_whole(failing, limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(saving, "SHARD_BYTES", limit)
     model = strong(BERT, None)
-    jf.save(model, tmp_path)
+    jf.save(model, tmp_path, max_shard_size=limit)
     before = snapshot(tmp_path)
     files = len([name for name in before if name.endswith(".safetensors")])
     calls = []
@@ -468,7 +495,7 @@ def test_a_disk_that_fills_up_leaves_the_old_model_whole(failing, limit, tmp_pat
         monkeypatch.setattr(saving, "save_file", save_file_until_full)
     changed = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf + 1, model.params))
     with pytest.raises(InputError, match=rf"cannot write {tmp_path}/\S+: No space left on device"):
-        jf.save(changed, tmp_path)
+        jf.save(changed, tmp_path, max_shard_size=limit)
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path)) == sorted(before)
     if failing != "config":

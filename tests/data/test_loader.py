@@ -81,6 +81,16 @@ def test_processes_together_see_what_one_process_sees(plan, count):
             batch = [part[step] for part in parts]
             joined = {key: np.concatenate([part[key] for part in batch]) for key in batch[0]}
             assert equal(joined, whole[step])
+        size = plan["batch_size"]
+        parts = [
+            Batches(table, places=range(p, size, processes), **plan) for p in range(processes)
+        ]  # every second, say
+        for step in range(len(whole)):
+            batch = [part[step] for part in parts]
+            joined = {
+                key: np.stack([part[key] for part in batch], 1).reshape(whole[step][key].shape) for key in batch[0]
+            }
+            assert equal(joined, whole[step])
 
 
 @settings(max_examples=20, deadline=None)
@@ -332,6 +342,7 @@ def test_a_text_in_a_later_row_of_a_table_is_named():
         ({"batch_size": 2, "seed": -1}, "seed must be at least 0"),
         ({"batch_size": 6, "process_count": 4}, "batch size 6 cannot be shared equally by 4 processes"),
         ({"batch_size": 2, "process_count": 2, "process_index": 2}, r"process_index must be in 0\.\.1, got 2"),
+        ({"batch_size": 2, "places": [1, 2]}, r"places must be in 0\.\.1, got \[1, 2\]"),
         ({"batch_size": 2, "padding_side": "top"}, "padding_side must be 'right' or 'left', got 'top'"),
         ({"batch_size": 8, "drop_last": True}, "0 batches: 5 examples < batch 8"),
         ({"batch_size": 2, "buckets": (8,)}, r"row \d of toy has \d+ input_ids, the longest bucket is 8: truncate it"),

@@ -218,7 +218,9 @@ def test_nothing_is_compiled_in_the_loop(model, caplog):
 @pytest.mark.parametrize(("row", "rows"), [(GPT2, 3), (LLAMA, 1)])
 def test_the_loop_writes_the_cache_in_its_place(row, rows):
     """In the optimised program nothing of a cache's shape is made but by writing into it."""
-    run = Run(strong(row, "causal-lm"), PROMPT[:rows], None, FREE, given=None, rng=None, own=(), allow=None, tokenizer=None)
+    run = Run(
+        strong(row, "causal-lm"), PROMPT[:rows], None, FREE, given=None, rng=None, own=(), allow=None, tokenizer=None
+    )
     next(run.parts(1))
     named = {"model": run.key, "rules": run.rules}
     text = loop.go_on.lower(run.params, run.state, np.int32(12), run.knobs, **named).compile().as_text()
