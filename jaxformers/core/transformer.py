@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxformers.core.attention import attend
+from jaxformers.core.attention import Mask, attend
 from jaxformers.core.layers import (
     ACTIVATIONS,
     declare_linear,
@@ -146,7 +146,7 @@ def post_norm(
     x_BLD: jax.Array,
     *,
     config: BlockConfig,
-    mask: jax.Array | None,
+    mask: Mask | jax.Array | None,
     rng: jax.Array | None,
     maps: bool,
     kernel: str | None,

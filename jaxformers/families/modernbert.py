@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core import heads, positions
-from jaxformers.core.attention import attend, padding_mask
+from jaxformers.core.attention import Mask, attend, padding_mask
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Param, Tree, leaves, stacked, tree_map, zeros
@@ -208,7 +208,7 @@ def layers(params: Tree, x_BLD: jax.Array, text: Text, config: ModernBertConfig,
     position_ids = jnp.arange(L)[None] if text.position_ids is None else text.position_ids
     far = positions.rotary_angles(position_ids, K, config.global_rope_theta)
     near = positions.rotary_angles(position_ids, K, config.local_rope_theta)
-    mask = padding_mask(text.attention_mask)
+    mask: Any = padding_mask(text.attention_mask) or Mask()
     window_LS = jnp.abs(jnp.arange(L)[:, None] - jnp.arange(L)[None]) <= config.local_attention // 2
 
     def block(layer: Tree, x_BLD: jax.Array, *, rng: Any, maps: bool, kernel: str | None) -> Any:
@@ -223,7 +223,7 @@ def layers(params: Tree, x_BLD: jax.Array, text: Text, config: ModernBertConfig,
                 positions.rotate(q_BLHK, *angles),
                 positions.rotate(k_BSHK, *angles),
                 v_BSHK,
-                seen_LS[None, None] if mask is None else seen_LS[None, None] & mask,
+                mask.replace(pairs=seen_LS[None, None] if mask.pairs is None else seen_LS[None, None] & mask.pairs),
                 dropout_rate=config.attention_probs_dropout_prob,
                 rng=rng_maps,
                 maps=maps,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxformers.core import heads
-from jaxformers.core.attention import attend, causal_mask, padding_mask
+from jaxformers.core.attention import Mask, attend, causal_mask, looking_back
 from jaxformers.core.cache import Cache, empty_cache, extend, recall, remember
 from jaxformers.core.layers import declare_linear, dropout, linear, split_rng
 from jaxformers.core.outputs import Output
@@ -85,13 +85,13 @@ class View(NamedTuple):
 
     Args:
       turn: what the family made of the positions for its layers, such as rotations; None where they need nothing.
-      mask: [B, 1, L, S] (or [1, 1, L, S]), where a query may look.
-      near: the same where it may look at near tokens only; None where no layer is of that kind.
+      mask: where a query may look.
+      near: where it may look in layers that see near tokens only; None where all layers are of one kind.
     """
 
     turn: Any
-    mask: jax.Array
-    near: jax.Array | None
+    mask: Mask
+    near: Mask | None
 
 
 def look_back(
@@ -111,7 +111,10 @@ def look_back(
     if cache is not None:
         cache = remember(cache, layer["number"], k_BLGK, v_BLGK)
         k_BLGK, v_BLGK = recall(cache, layer["number"])
-    mask = view.mask if view.near is None else jnp.where(layer["sliding"], view.near, view.mask)
+    mask: Mask | jax.Array = view.mask
+    if view.near is not None:
+        near, far = (each.booleans(q_BLHK.shape[1], k_BLGK.shape[1]) for each in (view.near, view.mask))
+        mask = jnp.where(layer["sliding"], near, far)  # type: ignore[arg-type]
     a_BLHK, weights_BHLS = attend(q_BLHK, k_BLGK, v_BLGK, mask, **options)
     return a_BLHK, weights_BHLS, cache
 
@@ -165,24 +168,22 @@ def decode(
         raise InputError("give either input_ids or inputs_embeds")
     L = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
     sliding = np.array([kind != FULL for kind in config.layer_types])
-    look: dict[str, Any] = {"length": L, "keys": L}
     real = attention_mask
     if cache is not None:
         cache, positions_BL = extend(cache, attention_mask, L)
         position_ids = positions_BL if position_ids is None else position_ids
-        look = {"length": L, "keys": cache.mask.shape[1], "start": cache.length}
         real = cache.mask
     text = Text(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-    padding = padding_mask(real)
 
-    def visible(window: int | None) -> jax.Array:
-        seen = causal_mask(**look, window=window)
-        return seen if padding is None else seen & padding
+    def visible(window: int | None) -> Mask:
+        if cache is None:
+            return looking_back(real, window)
+        return Mask(real, pairs=causal_mask(L, cache.mask.shape[1], cache.length, window))
 
     view = View(
         turn(jnp.arange(L)[None] if position_ids is None else position_ids, config),
-        visible(None),
-        visible(config.sliding_window) if sliding.any() else None,
+        visible(config.sliding_window if sliding.all() else None),
+        visible(config.sliding_window) if sliding.any() and not sliding.all() else None,
     )
     rng_embed, rng_layers = split_rng(rng, 2)
     carried, states, maps = stack(

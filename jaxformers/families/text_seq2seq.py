@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxformers.core import heads
-from jaxformers.core.attention import attend, causal_mask, padding_mask
+from jaxformers.core.attention import Mask, attend, causal_mask, looking_back, padding_mask
 from jaxformers.core.cache import Cache, extend, recall, remember
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, dropout, linear, split_rng
 from jaxformers.core.outputs import Output
@@ -33,16 +33,16 @@ class View(NamedTuple):
     """What the layers of one stack know of a batch beside its states.
 
     Args:
-      mask: [B, 1, L, S] (or what broadcasts to it), where a query may look; None means everywhere.
+      mask: where a query may look; None means everywhere.
       bias: [1, H, L, S], added to the logits; None adds nothing.
       source: [B, S, D], what the encoder has read; None in the encoder, and where a cache holds its keys.
-      source_mask: [B, 1, 1, S] of it.
+      source_mask: where in it.
     """
 
-    mask: jax.Array | None = None
+    mask: Mask | None = None
     bias: jax.Array | None = None
     source: jax.Array | None = None
-    source_mask: jax.Array | None = None
+    source_mask: Mask | None = None
 
 
 class Parts(NamedTuple):
@@ -126,7 +126,7 @@ def block(
 
 
 def look_at_source(
-    q_RLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: jax.Array | None, **options: Any
+    q_RLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: Mask | None, **options: Any
 ) -> tuple[jax.Array, jax.Array | None]:
     """Attention of R rows to B texts, each of which R / B rows next to each other look at (beams): nothing is copied for them.
 
@@ -269,14 +269,15 @@ def forward(
     real, positions = decoder_attention_mask, None
     keys: int = L
     start: Any = 0
+    mask = looking_back(real)
     if cache is not None:
         start = cache.length
         cache, positions = extend(cache, decoder_attention_mask, L)
         real, keys, attention_mask = cache.mask, cache.mask.shape[1], cache.cross.mask  # type: ignore[union-attr]
-    padding, seen = padding_mask(real), causal_mask(L, keys, start)
+        mask = Mask(real, pairs=causal_mask(L, keys, start))
     steps_LS = jnp.arange(keys)[None] - (start + jnp.arange(L))[:, None]
     view = View(
-        seen if padding is None else seen & padding,
+        mask,
         parts.bias(params["decoder"], steps_LS, False, config),
         source_BSD,
         padding_mask(attention_mask),

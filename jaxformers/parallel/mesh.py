@@ -2,6 +2,9 @@
 
 Parameters and activations name their axes in the model's words; which mesh axis each falls on is data, kept here. So going
 from data parallel to fully sharded to tensor parallel is a change of mesh shape, not of models.
+
+Devices of one `tensor` group are nearest to each other, then those of `sequence`, of `fsdp`, of `data`: the more often a mesh
+axis talks, the shorter its way. Between slices, which a slower network joins, only `data` talks, once a step.
 """
 
 import contextlib
@@ -9,14 +12,16 @@ import contextvars
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxformers.errors import InputError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 
 # Rules: logical axis -> mesh axis, several mesh axes, or None (replicated).
 Rules = Mapping[str, str | tuple[str, ...] | None]
@@ -38,9 +43,10 @@ PARAMETER_RULES: Rules = {
 
 ACTIVATION_RULES: Rules = {
     "batch": ("data", "fsdp"),
-    "length": None,
+    "length": "sequence",
     "embed": None,
     "heads": "tensor",
+    "heads_apart": ("tensor", "sequence"),  # in attention, where each device has whole texts and some heads of them
     "head_size": None,
     "mlp": "tensor",
     "vocab": None,
@@ -55,15 +61,19 @@ class MeshConfig:
     Args:
       data: copies of the model, each with its share of the batch; None takes the devices the others leave.
       fsdp: parameters, gradients and optimizer state are cut into this many pieces; the batch is split here too.
-      tensor: heads and feed-forward columns are cut into this many pieces; these devices share their examples.
+      sequence: texts are cut along their length into this many pieces; these devices share their examples.
+      tensor: heads and feed-forward columns are cut into this many pieces; these devices share their examples too.
+      slices: groups of devices that a slower network joins, over which `data` alone goes; None asks the devices (of TPUs).
     """
 
     data: int | None = None
     fsdp: int = 1
+    sequence: int = 1
     tensor: int = 1
+    slices: int | None = None
 
 
-def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh `config` asks for.
 
     Args:
@@ -71,27 +81,69 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] |
       devices: the devices to use; all of them by default.
 
     Returns:
-      A mesh with the axes `data`, `fsdp` and `tensor`, all in automatic (compiler-partitioned) mode.
+      A mesh with the axes `data`, `fsdp`, `sequence` and `tensor`, all in automatic (compiler-partitioned) mode.
 
     Raises:
-      InputError: the axes multiply to another number than there are devices.
+      InputError: the axes multiply to another number than there are devices, or another axis than `data` would cross slices.
 
     >>> dict(make_mesh(MeshConfig(fsdp=2), jax.devices()[:4]).shape)
-    {'data': 2, 'fsdp': 2, 'tensor': 1}
+    {'data': 2, 'fsdp': 2, 'sequence': 1, 'tensor': 1}
     """
     devices = list(jax.devices() if devices is None else devices)
-    asked = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
-    for axis, size in asked.items():
+    return Mesh(arrange(config, devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def arrange(config: MeshConfig, devices: Sequence[Any]) -> np.ndarray:
+    """The devices as an array [data, fsdp, sequence, tensor]; those of a slice next to each other. Raises as `make_mesh`."""
+    for axis, size in dataclasses.asdict(config).items():
         if size is not None and size < 1:
             raise InputError(f"mesh.{axis} must be at least 1, found {size}")
-    inner = config.fsdp * config.tensor
-    data = config.data if config.data is not None else max(1, len(devices) // inner)
-    if data * inner != len(devices):
+    inner = (config.fsdp, config.sequence, config.tensor)
+    share = int(np.prod(inner))
+    data = config.data if config.data is not None else max(1, len(devices) // share)
+    sizes = " × ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, (data, *inner), strict=True))
+    if data * share != len(devices):
+        raise InputError(f"the mesh {sizes} needs {data * share} devices, found {len(devices)} ({devices[0].platform})")
+    slices = slices_of(devices, config.slices)
+    if data % len(slices):
         raise InputError(
-            f"the mesh data={data} × fsdp={config.fsdp} × tensor={config.tensor} needs {data * inner} devices, "
-            f"found {len(devices)} ({devices[0].platform})"
+            f"the mesh {sizes} does not fit {len(slices)} slices of {len(slices[0])} devices: only data goes over several "
+            f"slices, so it must be a multiple of {len(slices)} (mesh.slices=1 takes all devices for one slice)"
         )
-    return Mesh(np.array(devices).reshape(data, config.fsdp, config.tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    shape = (data // len(slices), *inner)
+    return np.concatenate(
+        [mesh_utils.create_device_mesh(shape, each, allow_split_physical_axes=True) for each in slices]
+    )
+
+
+def slices_of(devices: Sequence[Any], slices: int | None = None) -> list[list[Any]]:
+    """The devices, slice by slice.
+
+    Args:
+      devices: with `slice_index` where they have slices.
+      slices: how many there are; None asks the devices, if they are TPUs: of GPUs each host would be a slice.
+
+    Raises:
+      InputError: slices of unequal sizes, or another number than asked for.
+    """
+    found: dict[int, list[Any]] = {}
+    for device in devices:
+        found.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    if slices is None and devices[0].platform != "tpu":
+        slices = 1
+    if slices == 1:
+        return [list(devices)]
+    if slices is not None and len(found) == 1:  # as one: what they do not say is taken on trust, in their order
+        if len(devices) % slices:
+            raise InputError(f"{len(devices)} devices do not divide into {slices} slices")
+        each = len(devices) // slices
+        return [list(devices[start : start + each]) for start in range(0, len(devices), each)]
+    groups = [found[index] for index in sorted(found)]
+    if slices not in (None, len(groups)):
+        raise InputError(f"mesh.slices={slices}, but the devices stand in {len(groups)} slices")
+    if len({len(group) for group in groups}) > 1:
+        raise InputError(f"slices of unequal sizes: {', '.join(str(len(group)) for group in groups)} devices")
+    return groups
 
 
 def specification(

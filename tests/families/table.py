@@ -572,9 +572,11 @@ def strong(row: Row, head: str | None) -> Model:
         return jf.load(write_checkpoint(Path(folder), raw, shapes), head)
 
 
-def sample(config: Mapping[str, Any], head: str | None, batch: int | None = None) -> tuple[Arrays, Arrays]:
+def sample(
+    config: Mapping[str, Any], head: str | None, batch: int | None = None, length: int = 7
+) -> tuple[Arrays, Arrays]:
     """Inputs for a head, and what it learns from them."""
-    given = inputs(dict(config), head, batch)
+    given = inputs(dict(config), head, batch, length)
     return given, labels(dict(config), head, given["attention_mask"])
 
 

@@ -192,17 +192,22 @@ def test_dropout_is_drawn_from_rng_alone(row):
     assert_same(run(jax.random.key(1), undropped), outputs(reference(row, row.whole)))
 
 
-MESHES = {"data": MeshConfig(), "fsdp": MeshConfig(fsdp=8), "data, fsdp and tensor": MeshConfig(fsdp=2, tensor=2)}
+MESHES = {
+    "data": MeshConfig(),
+    "fsdp": MeshConfig(fsdp=8),
+    "data, fsdp and tensor": MeshConfig(fsdp=2, tensor=2),
+    "fsdp, sequence and tensor": MeshConfig(fsdp=2, sequence=2, tensor=2),
+}
 
 
 @cache
 def reference_of_eight(row: Row) -> Arrays:
     model = strong(row, row.whole)
     run = jax.jit(loss_and_gradient(model), compiler_options=QUICK)
-    return flat_results(model, *run(model.params, *sample(row.config, row.whole, batch=8)))
+    return flat_results(model, *run(model.params, *sample(row.config, row.whole, batch=8, length=8)))
 
 
-@mostly(MESHES, "data, fsdp and tensor")
+@mostly(MESHES, "fsdp, sequence and tensor")
 def test_eight_devices_compute_what_one_does(row, how):
     model = strong(row, row.whole)
     mesh = make_mesh(MESHES[how])
@@ -214,7 +219,7 @@ def test_eight_devices_compute_what_one_does(row, how):
 
     places = shardings(model.declare(), mesh)
     params = jax.device_put(model.params, places)
-    batch = jax.device_put(sample(row.config, row.whole, batch=8), rows)
+    batch = jax.device_put(sample(row.config, row.whole, batch=8, length=8), rows)
     found = jax.jit(run, out_shardings=(None, places), compiler_options=QUICK)(params, *batch)
     assert_same(flat_results(model, *found), reference_of_eight(row))
 

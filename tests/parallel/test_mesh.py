@@ -1,23 +1,35 @@
 """The mesh, and the rules from logical axes to it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxformers.errors import InputError
 from jaxformers.parallel import MeshConfig, activate, make_mesh, shard, sharding_for, specification
-from jaxformers.parallel.mesh import ACTIVATION_RULES, MESH_AXES, PARAMETER_RULES, active_mesh
+from jaxformers.parallel.mesh import (
+    ACTIVATION_RULES,
+    MESH_AXES,
+    PARAMETER_RULES,
+    active_mesh,
+    arrange,
+    slices_of,
+)
 
 
 @pytest.mark.parametrize(
     ("config", "sizes"),
     [
-        (MeshConfig(), (8, 1, 1)),
-        (MeshConfig(fsdp=8), (1, 8, 1)),
-        (MeshConfig(fsdp=2), (4, 2, 1)),
-        (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-        (MeshConfig(tensor=4), (2, 1, 4)),
+        (MeshConfig(), (8, 1, 1, 1)),
+        (MeshConfig(fsdp=8), (1, 8, 1, 1)),
+        (MeshConfig(fsdp=2), (4, 2, 1, 1)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 1, 2)),
+        (MeshConfig(tensor=4), (2, 1, 1, 4)),
+        (MeshConfig(sequence=4, tensor=2), (1, 1, 4, 2)),
+        (MeshConfig(fsdp=2, slices=2), (4, 2, 1, 1)),
     ],
 )
 def test_what_is_not_said_is_data_parallel(config, sizes):
@@ -30,9 +42,15 @@ def test_what_is_not_said_is_data_parallel(config, sizes):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (MeshConfig(data=3), "data=3 × fsdp=1 × tensor=1 needs 3 devices, found 8 \\(cpu\\)"),
-        (MeshConfig(fsdp=3), "data=2 × fsdp=3 × tensor=1 needs 6 devices, found 8"),
-        (MeshConfig(fsdp=16), "data=1 × fsdp=16 × tensor=1 needs 16 devices, found 8"),
+        (MeshConfig(data=3), "data=3 × fsdp=1 × sequence=1 × tensor=1 needs 3 devices, found 8 \\(cpu\\)"),
+        (MeshConfig(fsdp=3), "data=2 × fsdp=3 × sequence=1 × tensor=1 needs 6 devices, found 8"),
+        (MeshConfig(fsdp=16), "data=1 × fsdp=16 × sequence=1 × tensor=1 needs 16 devices, found 8"),
+        (
+            MeshConfig(fsdp=8, slices=2),
+            "fsdp=8 .* does not fit 2 slices of 4 devices: only data goes over several slices",
+        ),
+        (MeshConfig(slices=3), "8 devices do not divide into 3 slices"),
+        (MeshConfig(slices=0), "mesh.slices must be at least 1, found 0"),
         (MeshConfig(tensor=0), "mesh.tensor must be at least 1, found 0"),
         (MeshConfig(data=-1), "mesh.data must be at least 1, found -1"),
     ],
@@ -40,6 +58,42 @@ def test_what_is_not_said_is_data_parallel(config, sizes):
 def test_a_mesh_that_does_not_fit_the_devices(config, words):
     with pytest.raises(InputError, match=words):
         make_mesh(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretended:
+    """As much of a device as a mesh asks for."""
+
+    id: int
+    slice_index: int
+    platform: str = "pretended"
+    device_kind: str = "pretended"
+    process_index: int = 0
+
+
+def test_only_data_crosses_slices():
+    """Four slices of four devices, which come in a mixed order: each other axis stays inside of one."""
+    devices = [Pretended(n, n % 4) for n in range(16)]
+    for config in (MeshConfig(fsdp=2, sequence=2, slices=4), MeshConfig(data=8, tensor=2, slices=4)):
+        found = np.vectorize(lambda device: device.slice_index)(arrange(config, devices))
+        whole = found.reshape(4, 4)
+        assert (whole == whole[:, :1]).all(), "a slice is a block of rows"
+        assert whole[:, 0].tolist() == [0, 1, 2, 3]
+        for axis in (1, 2, 3):
+            assert (found.max(axis) == found.min(axis)).all(), "this axis stays inside a slice"
+    with pytest.raises(InputError, match="fsdp=8 × sequence=1 × tensor=1 does not fit 4 slices of 4 devices"):
+        arrange(MeshConfig(fsdp=8, slices=4), devices)
+    assert arrange(MeshConfig(fsdp=8, slices=1), devices).ravel().tolist() == devices
+
+
+def test_slices_are_found_where_the_devices_say_so():
+    tpus = [dataclasses.replace(Pretended(n, n // 4), platform="tpu") for n in range(8)]
+    assert [[device.id for device in each] for each in slices_of(tpus)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert len(slices_of([dataclasses.replace(device, platform="gpu") for device in tpus])) == 1
+    with pytest.raises(InputError, match=r"mesh\.slices=4, but the devices stand in 2 slices"):
+        slices_of(tpus, 4)
+    with pytest.raises(InputError, match="slices of unequal sizes: 4, 3 devices"):
+        slices_of(tpus[:7])
 
 
 def test_some_of_the_devices():
