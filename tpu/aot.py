@@ -121,12 +121,12 @@ def longest(model: Model, table: Table, config: Any, collator: Any) -> dict[str,
     own = own_lengths(model)
     batches = make_batches(table, 1, own_lengths=own, batch_size=2, collator=collator)
     first = batches[0]
-    lengths = {}  # as here -> as in the run
+    lengths: dict[tuple[bool, int], Any] = {}  # as here -> as in the run
     for name in batches.columns:
         answer = name in OWN_LENGTHS and bool(own)
         asked = config.max_length if not own else config.max_target_length if answer else config.max_source_length
         lengths[answer, first[name].shape[-1]] = asked
-    columns = {}
+    columns: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     for name, rows in first.items():
         answer = name in OWN_LENGTHS and bool(own)
         columns[name] = tuple(lengths.get((answer, n), n) for n in rows.shape[1:]), rows.dtype

@@ -8,6 +8,8 @@ what it is on one device; passing keys around a ring would need a kernel of its 
 """
 
 import math
+import operator
+from functools import reduce
 from typing import Any
 
 import flax.struct
@@ -44,10 +46,7 @@ class Mask:
             parts.append(self.pairs)
         if self.causal:
             parts.append(causal_mask(length, keys, window=self.window))
-        seen = parts[0] if parts else None
-        for part in parts[1:]:
-            seen = seen & part
-        return seen
+        return reduce(operator.and_, parts) if parts else None
 
 
 def padding_mask(attention_mask: jax.Array | None) -> Mask | None:
@@ -70,7 +69,7 @@ def padding_mask(attention_mask: jax.Array | None) -> Mask | None:
 def looking_back(attention_mask: jax.Array | None, window: int | None = None) -> Mask:
     """The mask of a decoder that reads a text from its start: `padding_mask`, and what comes later, or is farther back than
     `window` keys, is hidden too."""
-    return (padding_mask(attention_mask) or Mask()).replace(causal=True, window=window)  # type: ignore[attr-defined,no-any-return]
+    return (padding_mask(attention_mask) or Mask()).replace(causal=True, window=window)  # type: ignore[attr-defined]
 
 
 def causal_mask(length: int, keys: int, start: jax.Array | int = 0, window: int | None = None) -> jax.Array:

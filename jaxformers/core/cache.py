@@ -5,6 +5,7 @@ lengths, padded on either side, share one cache, and a token's position is the n
 """
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
@@ -105,7 +106,7 @@ def remember(cache: Cache, layer: jax.Array | int, k_BLGK: jax.Array, v_BLGK: ja
         if isinstance(whole, tuple):
             at = int(layer)
             new_BGLK = new_BGLK if whole[at].ndim == 4 else new_BGLK[0]
-            place = (*(0,) * (whole[at].ndim - 2), cache.length, 0)
+            place: list[Any] = [*[0] * (whole[at].ndim - 2), cache.length, 0]
             new = jax.lax.dynamic_update_slice(whole[at], new_BGLK.astype(whole[at].dtype), place)
             return (*whole[:at], new, *whole[at + 1 :])
         return jax.lax.dynamic_update_slice(whole, new_BGLK[None].astype(whole.dtype), (layer, 0, 0, cache.length, 0))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core import heads, positions, spans
-from jaxformers.core.attention import causal_mask, padding_mask
+from jaxformers.core.attention import Mask, causal_mask, padding_mask
 from jaxformers.core.cache import Cache, empty_cache, extend, recall, remember
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear
 from jaxformers.core.outputs import Output
@@ -181,11 +181,12 @@ def layers(params: Tree, x_BLD: jax.Array, text: Text, config: XLMConfig, **opti
     L = x_BLD.shape[1]
     mask = padding_mask(text.attention_mask)
     if config.causal:
-        mask = causal_mask(L, L)
+        seen = causal_mask(L, L)
         if (
             text.attention_mask is not None
         ):  # behind a text padding looks around as in PyTorch; before it, it is not seen
-            mask = mask & (jnp.cumsum(text.attention_mask, axis=1) > 0)[:, None, None]
+            seen = seen & (jnp.cumsum(text.attention_mask, axis=1) > 0)[:, None, None]
+        mask = Mask(pairs=seen)
 
     def block(layer: Tree, x_BLD: jax.Array, **named: Any) -> Any:
         y_BLD, maps = post_norm(layer, x_BLD, config=config, mask=mask, **named)

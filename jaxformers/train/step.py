@@ -221,7 +221,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
             start, stop, _ = index[0].indices(shape[0])
             return rows[first[start] :][: stop - start]
 
-        return jax.make_array_from_callback(shape, sharding, part)
+        return jax.make_array_from_callback(shape, sharding, part)  # type: ignore[arg-type]
 
     return {key: place(key, rows) for key, rows in batch.items()}
 
@@ -240,7 +240,7 @@ def places_here(mesh: Mesh, batch_size: int) -> np.ndarray:
     """
     spec = specification(("batch",), (batch_size,), mesh, ACTIVATION_RULES, "batch")
     parts = NamedSharding(mesh, spec).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique([place for (part,) in parts for place in range(*part.indices(batch_size))])
+    return np.unique([place for (part,) in parts for place in range(*part.indices(batch_size))])  # type: ignore[misc]
 
 
 def _tokens(batch: Batch, which: str) -> jax.Array:
