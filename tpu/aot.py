@@ -121,10 +121,11 @@ def longest(model: Model, table: Table, config: Any, collator: Any) -> dict[str,
     own = own_lengths(model)
     batches = make_batches(table, 1, own_lengths=own, batch_size=2, collator=collator)
     first = batches[0]
-    lengths = {}  # as here -> as in the run
+    lengths: dict[tuple[bool, int], int] = {}  # as here -> as in the run
     for name in batches.columns:
         answer = name in OWN_LENGTHS and bool(own)
-        asked = config.max_length if not own else config.max_target_length if answer else config.max_source_length
+        limit = "max_target_length" if answer else "max_source_length"
+        asked = getattr(config, limit, config.max_length) if own else config.max_length
         lengths[answer, first[name].shape[-1]] = asked
     columns = {}
     for name, rows in first.items():
