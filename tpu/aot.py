@@ -121,15 +121,16 @@ def longest(model: Model, table: Table, config: Any, collator: Any) -> dict[str,
     own = own_lengths(model)
     batches = make_batches(table, 1, own_lengths=own, batch_size=2, collator=collator)
     first = batches[0]
-    lengths: dict[tuple[bool, int], Any] = {}  # as here -> as in the run
+    lengths: dict[tuple[bool, int], int] = {}  # as here -> as in the run
     for name in batches.columns:
         answer = name in OWN_LENGTHS and bool(own)
-        asked = config.max_length if not own else config.max_target_length if answer else config.max_source_length
+        limit = "max_target_length" if answer else "max_source_length"
+        asked = getattr(config, limit, config.max_length) if own else config.max_length
         lengths[answer, first[name].shape[-1]] = asked
     columns: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     for name, rows in first.items():
         answer = name in OWN_LENGTHS and bool(own)
-        columns[name] = tuple(lengths.get((answer, n), n) for n in rows.shape[1:]), rows.dtype
+        columns[name] = tuple(lengths.get((answer, n), n) for n in map(int, rows.shape[1:])), rows.dtype
     return columns
 
 

@@ -45,9 +45,8 @@ def all_reduce(size: int) -> str:
     mesh = Mesh(np.array(jax.devices()), ("all",))
     count = mesh.size
     place = NamedSharding(mesh, PartitionSpec("all"))
-    rows = jax.make_array_from_callback(
-        (count, size), place, lambda at: np.arange(1, count + 1, dtype=np.float32)[at[0], None].repeat(size, 1)
-    )
+    numbers = np.broadcast_to(np.arange(1, count + 1, dtype=np.float32)[:, None], (count, size))
+    rows = jax.make_array_from_callback((count, size), place, lambda at: numbers[at])
     add = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, PartitionSpec()))
     found, expected = float(add(rows).addressable_data(0)[0]), count * (count + 1) / 2
     if found != expected:
