@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tyro
 
 from jaxformers.checkpoints import load, save
 from jaxformers.checkpoints.files import hub_reachable
@@ -54,6 +55,8 @@ class Config(TrainingArguments):
     """Draw the loss and the metrics into training.png (needs matplotlib)."""
     eval_strategy: str = "epoch"
     """When to evaluate while training: no, steps or epoch."""
+    given: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The names of the flags that were given, which hold even where they say what is the default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +252,8 @@ def choose(config: Any, recipe: Recipe) -> tuple[Any, str, Start | None]:
         start = recipe.small if source == "bundled" or config.tiny else recipe.own
     if start is not None:
         default = type(config)()
-        chosen = {k: v for k, v in start.settings.items() if getattr(config, k) == getattr(default, k)}
+        free = {name for name in start.settings if getattr(config, name) == getattr(default, name)} - {*config.given}
+        chosen = {name: start.settings[name] for name in free}
         config = config.replace(**chosen)
     if config.tiny:
         config = config.replace(

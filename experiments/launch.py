@@ -41,7 +41,12 @@ def parse(config: type[C], argv: Sequence[str], doc: str, prog: str) -> C:
     """
     if argv and argv[0].endswith(FILES):
         argv = [*_from_file(Path(argv[0])), *argv[1:]]
-    return tyro.cli(config, args=_ours(argv, config), description=doc, prog=prog, console_outputs=True)
+    words = _ours(argv, config)
+    found = tyro.cli(config, args=words, description=doc, prog=prog, console_outputs=True)
+    if not hasattr(found, "given"):
+        return found
+    names = (word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--"))
+    return dataclasses.replace(found, given=tuple(name.removeprefix("no_") for name in names))  # type: ignore[type-var]
 
 
 def _from_file(path: Path) -> list[str]:

@@ -22,7 +22,7 @@ from jaxformers.core import params as core_params
 from jaxformers.core.compilation import enable_cache
 from jaxformers.data import iterate
 from jaxformers.data.loader import Collator
-from jaxformers.errors import InputError, TrainingError
+from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel.distributed import agree
 from jaxformers.parallel.mesh import make_mesh
@@ -267,7 +267,7 @@ class _Run:
                 self.record.places_seen += self.batch_size * batch.get("input_ids", batch["example_weight"])[0].size
                 state, metrics = self.step(state, self.step.put(batch))
                 if waiting is not None:
-                    self._account(*waiting)
+                    self.record.account(*waiting, self.args.output_dir)
                 progress.step += 1
                 waiting = progress.step, metrics
                 _each(listeners, "on_step_end", progress)
@@ -278,7 +278,7 @@ class _Run:
                 wanted, progress.asked = wanted | progress.asked, set()
                 leave = asked.reached(progress.step)
                 if wanted or leave or progress.stop:
-                    self._account(*waiting)
+                    self.record.account(*waiting, self.args.output_dir)
                     waiting = None
                     self.record.step, self.record.data = progress.step, stream.get_state()
                     if "log" in wanted:
@@ -320,21 +320,6 @@ class _Run:
 
     def _compile_seconds(self) -> float:
         return self.step.seconds + sum(each.step.seconds for each in self.evaluators.values())
-
-    def _account(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Adds one step's loss. Reading it here, one step late, is the only place where the host waits for the device."""
-        loss = float(metrics["loss_sum"]) / max(float(metrics["loss_count"]), 1)
-        if not math.isfinite(loss):
-            done = max(step - 1, 1)
-            raise TrainingError(
-                f"loss is {loss} at step {step} (mean of the {step - 1} steps before: {self.record.loss_total / done:.4g}); "
-                f"the learning rate was {float(metrics['learning_rate']):.3g}. Checkpoints in {self.args.output_dir} are as "
-                "they were before this step"
-            )
-        self.record.loss_total += loss
-        self.record.loss_since_log += loss
-        self.record.steps_since_log += 1
-        self.record.tokens_seen += float(metrics.get("tokens", 0))
 
     def _tell(self, listeners: Sequence[Callback], progress: Progress, metrics: Mapping[str, jax.Array]) -> None:
         logs = {

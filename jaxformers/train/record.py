@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxformers.core.params import leaves
 from jaxformers.data import Batches, Table
-from jaxformers.errors import InputError
+from jaxformers.errors import InputError, TrainingError
 from jaxformers.families import Model
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.losses import TARGETS
@@ -20,9 +20,7 @@ from jaxformers.train.losses import TARGETS
 LOG = logging.getLogger("jaxformers")
 DECISIVE = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "optim", "optim_args",
             "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor",
-            "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed", "gradient_accumulation_steps", "group_by_length",
-            "save_only_model")  # fmt: skip
-PARTS = "gradient_accumulation_steps"
+            "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed", "group_by_length", "save_only_model")  # fmt: skip
 
 
 class TrainOutput(NamedTuple):
@@ -58,6 +56,20 @@ class Record:
     callbacks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def account(self, step: int, metrics: Mapping[str, Any], output_dir: str) -> None:
+        """Adds one step's loss. Reading it here, one step late, is the only place where the host waits for the device."""
+        loss = float(metrics["loss_sum"]) / max(float(metrics["loss_count"]), 1)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"loss is {loss} at step {step} (mean of the {step - 1} steps before: {self.loss_total / max(step - 1, 1):.4g}); "
+                f"the learning rate was {float(metrics['learning_rate']):.3g}. Checkpoints in {output_dir} are as they were "
+                "before this step"
+            )
+        self.loss_total += loss
+        self.loss_since_log += loss
+        self.steps_since_log += 1
+        self.tokens_seen += float(metrics.get("tokens", 0))
+
 
 def fingerprint(
     model: Model, args: TrainingArguments, batches: Batches, total_steps: int, batch_size: int
@@ -71,7 +83,7 @@ def fingerprint(
         "training examples": batches.num_examples,
         "lengths of the training examples (checksum)": zlib.crc32(batches.lengths.tobytes()),
         "head": model.head,
-        **{name: getattr(args, name) for name in DECISIVE if not (args.auto_find_batch_size and name == PARTS)},
+        **{name: getattr(args, name) for name in DECISIVE},
         **config,
     }
 

@@ -268,6 +268,12 @@ def test_data_of_ones_own_without_a_model_starts_from_nothing():
     assert start is None
 
 
+def test_a_flag_that_says_the_default_holds():
+    flags = ["--data", "x.txt", "--num_train_epochs=3", "--max-length", "1024"]
+    config, _, _ = finetune.choose(parse(clm.Config, flags, "", "clm"), clm.RECIPE)
+    assert (config.num_train_epochs, config.max_length, config.max_steps) == (3.0, 1024, 1000)
+
+
 # -- texts from texts --------------------------------------------------------------------------------------------------
 
 

@@ -188,5 +188,5 @@ def test_a_collator_sees_every_batch_and_export_writes_the_end(tiny, data, quiet
     fit(tiny, quiet.replace(max_steps=2), train=data[0], data_collator=collator, export=export, mesh=one)
     assert set(seen) == {1}
     assert len(seen) >= 2
-    assert written == [quiet.output_dir]
+    assert written == [Path(quiet.output_dir)]
     assert not (Path(quiet.output_dir) / "model.safetensors").exists()
