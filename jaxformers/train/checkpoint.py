@@ -41,7 +41,8 @@ class Checkpoints:
     def __init__(self, directory: Any, limit: int | None = None) -> None:
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save at length
+        # Orbax tells of every save at length; and, of several processes, of another's death, which is told elsewhere.
+        logging.getLogger("absl").setLevel(logging.ERROR if jax.process_count() == 1 else logging.CRITICAL)
         self.directory = directory if "://" in str(directory) else Path(directory).absolute()
         self.limit = limit
         self._ocp = ocp

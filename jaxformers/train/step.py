@@ -217,7 +217,8 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
             return jax.make_array_from_process_local_data(sharding, rows, shape)
         first = np.searchsorted(places_here(mesh, shape[0]), range(shape[0]))  # where a place's row is among those here
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # which stands for a device that holds nothing
             start, stop, _ = index[0].indices(shape[0])
             return rows[first[start] :][: stop - start]
 
@@ -240,7 +241,7 @@ def places_here(mesh: Mesh, batch_size: int) -> np.ndarray:
     """
     spec = specification(("batch",), (batch_size,), mesh, ACTIVATION_RULES, "batch")
     parts = NamedSharding(mesh, spec).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique([place for (part,) in parts for place in range(*part.indices(batch_size))])  # type: ignore[misc]
+    return np.unique([place for part in parts if part for place in range(*part[0].indices(batch_size))])
 
 
 def _tokens(batch: Batch, which: str) -> jax.Array:
