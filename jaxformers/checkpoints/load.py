@@ -63,22 +63,35 @@ def load(
     <bound method Model.apply of ...>
     """
     dtype = _float_dtype(dtype)
+    family, config = describe(source, head, revision=revision, **overrides)
     if isinstance(source, Config | Mapping):
-        family, config = _from_config(source, overrides)
-        family.forward(head)
         declared = family.declare(config, head)
         return Model(family, head, config, core_params.initialise(declared, jax.random.key(seed), dtype, mesh))
     folder = locate(source, revision=revision)
-    raw = read_json(folder / "config.json")
-    family = _family(raw, f"{source}: config.json")
-    config = family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
-    family.forward(head)
     with open_weights(folder) as weights:
         params, report = read_params(family, config, head, weights, dtype, mesh, seed)
     if line := report.line():
         LOG.warning("%s: %s", source, line)
     generation = folder / "generation_config.json"
     return Model(family, head, config, params, read_json(generation) if generation.is_file() else {})
+
+
+def describe(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config,
+    head: str | None = None,
+    *,
+    revision: str | None = None,
+    **overrides: Any,
+) -> tuple[Family, Any]:
+    """The family and the config that `load` would give these arguments, without the parameters. Raises as it does."""
+    if isinstance(source, Config | Mapping):
+        family, config = _from_config(source, overrides)
+    else:
+        raw = read_json(locate(source, revision=revision) / "config.json")
+        family = _family(raw, f"{source}: config.json")
+        config = family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
+    family.forward(head)
+    return family, config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,6 @@ from jaxformers.data import Table, iterate
 from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError, TrainingError
 from jaxformers.families import Model
-from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import report
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.callbacks import Callback, JsonLines, Progress, ProgressBar, TensorBoard
@@ -43,6 +42,7 @@ from jaxformers.train.evaluation import (
 from jaxformers.train.guard import interruptions, locked
 from jaxformers.train.losses import TARGETS, LossFn
 from jaxformers.train.optim import Schedule
+from jaxformers.train.placement import suited_mesh
 from jaxformers.train.state import TrainState
 from jaxformers.train.step import TrainStep, make_train_step
 
@@ -95,7 +95,7 @@ def fit(
       callbacks: told of every step, log, evaluation and save.
       optimizer: any Optax transformation; clipping and AdamW by default.
       schedule: step -> learning rate.
-      mesh: where it runs; all devices data-parallel by default.
+      mesh: where it runs; what suits the model and all devices by default (`parallel.plan`).
       data_collator: `collator(batch, generators) -> batch`, done to each batch on the host: masking, augmentation. There is one
         numpy generator a row (`data.Batches`); an evaluation draws the same each time.
       export: `export(model, directory, tokenizer)` writes the final model; the Hugging Face layout by default.
@@ -110,7 +110,7 @@ def fit(
       TrainingError: the loss is not finite, or a checkpoint could not be written or read.
     """
     enable_cache()
-    mesh = make_mesh() if mesh is None else mesh
+    mesh = suited_mesh(model.declare()) if mesh is None else mesh
     output_dir = Path(args.output_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(output_dir))
