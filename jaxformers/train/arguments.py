@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Self
 
+from jaxformers.core.transformer import REMAT_POLICIES
 from jaxformers.errors import InputError
 
 STRATEGIES = ("no", "steps", "epoch")
@@ -73,6 +74,10 @@ class TrainingArguments:
     """Not supported: use bf16, which needs no loss scaling."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass instead of keeping its activations."""
+    gradient_checkpointing_policy: str = "full"
+    """What of a layer that recomputes: full, or dots, which keeps matrix products and recomputes the rest."""
+    gradient_dtype: str | None = None
+    """In what data-parallel devices sum their gradients: float32 or bfloat16; the computation's own by default."""
     seed: int = 42
     """For the order of the data, dropout, and a new head."""
 
@@ -119,6 +124,9 @@ class TrainingArguments:
         _one_of("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         _one_of("optim", self.optim, OPTIMIZERS)
         _one_of("report_to", self.report_to, TRACKERS)
+        _one_of("gradient_checkpointing_policy", self.gradient_checkpointing_policy, tuple(REMAT_POLICIES))
+        if self.gradient_dtype is not None:
+            _one_of("gradient_dtype", self.gradient_dtype, ("float32", "bfloat16"))
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
                      "logging_steps", "save_steps"):  # fmt: skip
             if getattr(self, name) < 1:

@@ -12,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxformers.core.compilation import Compiled
 from jaxformers.core.params import Tree, decay_mask, shardings
 from jaxformers.core.transformer import Execution
+from jaxformers.core.vocabulary import unmultiplied
+from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel.mesh import ACTIVATION_RULES, activate, make_mesh, specification
 from jaxformers.train.arguments import TrainingArguments
@@ -78,20 +80,23 @@ def make_train_step(
         schedule = make_schedule(args, num_training_steps)
     if optimizer is None:
         optimizer = make_optimizer(args, schedule, decay_mask(model.declare()))
+    own_loss = loss_fn is None
     loss_fn = loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor)
-    execution = Execution(remat="full" if args.gradient_checkpointing else None, trace_once=True)
+    remat = args.gradient_checkpointing_policy if args.gradient_checkpointing else None
+    execution = Execution(remat=remat, trace_once=True)
     micro_batches = args.gradient_accumulation_steps
 
     def loss_sum(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = model.apply(_compute(params, args), rng=rng, execution=execution, **inputs_of(model, batch))
+        with unmultiplied(own_loss):  # another's may want to see the logits
+            output = model.apply(_compute(params, args), rng=rng, execution=execution, **inputs_of(model, batch))
         return loss_fn(output, batch)
 
     def loss_mean(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         total, count = loss_sum(params, batch, rng)
         return total / jnp.maximum(count, 1), (total, count)
 
-    def accumulated(params: Tree, batch: Batch, rng: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
-        """Gradients of sums over micro-batches, divided once by the count of all: a big batch, not a mean of means."""
+    def sums(params: Tree, batch: Batch, rng: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+        """Gradients of sums, over micro-batches, and the sum and count of their losses."""
         # [micro · size] -> micro × [size], each micro-batch spread over all devices without moving a row between them.
         micro = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
 
@@ -101,16 +106,39 @@ def make_train_step(
 
         zero = jnp.zeros((), jnp.float32)
         start = (jax.tree.map(jnp.zeros_like, params), zero, zero)
-        (gradients, total, count), _ = jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))
-        return jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients), total, count
+        return jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))[0]  # type: ignore[no-any-return]
+
+    def summed_by_hand(params: Tree, batch: Batch, rng: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+        """`sums` over all data-parallel devices, each of which computes alone, and the gradients' sum in `gradient_dtype`."""
+
+        def own(params: Tree, batch: Batch, rng: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+            with activate(None):
+                gradients, *losses = sums(params, batch, jax.random.fold_in(rng, jax.lax.axis_index("data")))
+            add = lambda g: jax.lax.psum(g.astype(args.gradient_dtype), "data").astype(g.dtype)  # noqa: E731
+            return jax.tree.map(add, gradients), *jax.lax.psum(losses, "data")  # type: ignore[return-value]
+
+        everywhere, rows = PartitionSpec(), PartitionSpec("data")
+        run = jax.shard_map(
+            own, mesh=mesh, in_specs=(everywhere, rows, everywhere), out_specs=everywhere, check_vma=False
+        )
+        return run(params, batch, rng)  # type: ignore[no-any-return]
+
+    by_hand = args.gradient_dtype is not None and mesh.size > 1
+    if by_hand and mesh.size != mesh.shape["data"]:
+        sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+        raise InputError(
+            f"gradient_dtype={args.gradient_dtype} needs a mesh of data alone, found {sizes}: where parameters or texts are cut, "
+            "the compiler sums gradients while it computes them, in the dtype of the computation"
+        )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         with activate(mesh):
-            if micro_batches == 1:
+            if micro_batches == 1 and not by_hand:
                 gradients, (total, count) = jax.grad(loss_mean, has_aux=True)(state.params, batch, rng)
-            else:
-                gradients, total, count = accumulated(state.params, batch, rng)
+            else:  # divided once, by the count of all: a big batch, not a mean of means
+                gradients, total, count = (summed_by_hand if by_hand else sums)(state.params, batch, rng)
+                gradients = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {
             "loss_sum": total,
@@ -142,11 +170,14 @@ def make_eval_step(
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def step(params: Tree, batch: Batch) -> dict[str, Any]:
+        alone = prediction_loss_only and loss_fn is None and has_labels(batch)
         with activate(mesh):
-            output = model.apply(_compute(params, args), execution=execution, **inputs_of(model, batch))
-        if not has_labels(batch):
-            return {"output": output}
-        total, count = (loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor))(output, batch)
+            with unmultiplied(alone):
+                output = model.apply(_compute(params, args), execution=execution, **inputs_of(model, batch))
+            if not has_labels(batch):
+                return {"output": output}
+            loss = loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor)
+            total, count = loss(output, batch)
         sums = {"loss_sum": total, "loss_count": count}
         return sums if prediction_loss_only else {"output": output, **sums}
 
