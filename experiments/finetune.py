@@ -11,6 +11,7 @@ import tyro
 
 from jaxformers.checkpoints import load, save
 from jaxformers.checkpoints.files import hub_reachable
+from jaxformers.checkpoints.load import describe
 from jaxformers.checkpoints.save import write_text
 from jaxformers.data import Table, load_dataset
 from jaxformers.data.loader import Collator
@@ -23,6 +24,7 @@ from jaxformers.train import Curves, TrainingArguments, evaluate, fit, predict
 from jaxformers.train.evaluation import ComputeMetrics
 from jaxformers.train.folder import folder_of
 from jaxformers.train.losses import LossFn
+from jaxformers.train.placement import suited_mesh
 from jaxformers.train.report import finished
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -38,7 +40,7 @@ class Config(TrainingArguments):
     data: str | None = None
     """tfds:NAME/CONFIG, hf:NAME/CONFIG, a folder or file, or bundled; the experiment's own by default."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    """Devices along each mesh axis; data parallel over all by default."""
+    """Devices along each mesh axis; by default data parallel over all, and cut (fsdp) where the model is too large for one."""
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     """How several processes find each other; nothing is needed where JAX detects it: a TPU pod, GKE, SLURM, Open MPI."""
     tiny: bool = False
@@ -162,22 +164,19 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
     config, source, start = choose(config, recipe)
     if source == "bundled":
         config = config.replace(data=source)
+    make_mesh(config.mesh)  # what does not fit the devices is said before anything is read
     splits = read(config, source, recipe)
-    mesh = make_mesh(config.mesh)
     started_from = f"random parameters (a {start.called})" if start else config.model or recipe.model
     tokenizer = start.learn(recipe.texts(splits["train"])) if start else load_tokenizer(started_from)
     prepared = recipe.prepare(splits, tokenizer, config)
-    model = (
-        prepared.build(mesh)
-        if prepared.build is not None
-        else load(
-            {**start.sizes(config), "vocab_size": len(tokenizer)} if start else started_from,
-            recipe.head,
-            mesh=mesh,
-            seed=config.seed,
-            **prepared.overrides,
-        )
-    )
+    if prepared.build is not None:
+        mesh = make_mesh(config.mesh)
+        model = prepared.build(mesh)
+    else:
+        origin = {**start.sizes(config), "vocab_size": len(tokenizer)} if start else started_from
+        family, numbers = describe(origin, recipe.head, **prepared.overrides)
+        mesh = suited_mesh(family.declare(numbers, recipe.head), config.mesh)
+        model = load(origin, recipe.head, mesh=mesh, seed=config.seed, **prepared.overrides)
     if prepared.generation:
         model = dataclasses.replace(model, generation={**model.generation, **prepared.generation})
     dataset = f"{recipe.bundled_is} bundled with jaxformers (not {recipe.name})" if source == "bundled" else source

@@ -96,6 +96,18 @@ def outline(
     return Model(family, head, config, core_params.abstract(family.declare(config, head), _float_dtype(dtype)))
 
 
+def describe(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config,
+    head: str | None = None,
+    *,
+    revision: str | None = None,
+    **overrides: Any,
+) -> tuple[Family, Any]:
+    """The family and the config that `load` would give these arguments, without the parameters. Raises as it does."""
+    family, config, _ = _described(source, head, revision, overrides)
+    return family, config
+
+
 def _described(
     source: str | os.PathLike[str] | Mapping[str, Any] | Config,
     head: str | None,

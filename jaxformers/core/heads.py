@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxformers.core import vocabulary
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Initialiser, Param, Tree, zeros
-from jaxformers.parallel.mesh import shard
 
 Head = Callable[[Tree, Output, Any, jax.Array | None], dict[str, Any]]
 Forward = Callable[..., Output]
@@ -201,12 +201,9 @@ def over_vocabulary(params: Tree, trunk: Output, config: Any, rng: jax.Array | N
     return {"logits": _against_words(params, _states(trunk))}
 
 
-def _against_words(params: Tree, h_BLD: jax.Array) -> jax.Array:
+def _against_words(params: Tree, h_BLD: jax.Array) -> Any:
     head = params.get("masked_lm", {})  # a table that is tied, without a bias, owns nothing
-    logits_BLV = jnp.einsum("BLD,VD->BLV", h_BLD, head.get("decoder", params["embeddings"]["word"]))
-    if "bias" in head:
-        logits_BLV = logits_BLV + jnp.broadcast_to(head["bias"], logits_BLV.shape)
-    return shard(logits_BLV, "batch", "length", "vocab")
+    return vocabulary.against(h_BLD, head.get("decoder", params["embeddings"]["word"]), head.get("bias"))
 
 
 def predict_next_sentence(params: Tree, trunk: Output, config: Any, rng: jax.Array | None) -> dict[str, Any]:

@@ -4,8 +4,7 @@ capped (in attention, and of words), and every other layer looking at near token
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
-
+from jaxformers.core import vocabulary
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Tree
 from jaxformers.families import gemma
@@ -46,8 +45,7 @@ def capped(forward: Forward) -> Forward:
     def run(params: Tree, *inputs: Any, config: Gemma2Config, **named: Any) -> Output:
         output = forward(params, *inputs, config=config, **named)
         cap = config.final_logit_softcapping
-        assert output.logits is not None
-        return output.replace(logits=cap * jnp.tanh(output.logits / cap)) if cap else output  # type: ignore[attr-defined]
+        return output.replace(logits=vocabulary.capped(output.logits, cap)) if cap else output  # type: ignore[attr-defined]
 
     return run
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
+from jaxformers.core.transformer import REMAT_POLICIES
 from jaxformers.errors import InputError
 from jaxformers.train.foreign import optimizer_name, translate
 
@@ -118,6 +119,10 @@ class TrainingArguments(metaclass=_Translating):
     """Evaluate in float16 whatever training does."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass instead of keeping its activations."""
+    gradient_checkpointing_policy: str = "full"
+    """What of a layer that recomputes: full, or dots, which keeps matrix products and recomputes the rest."""
+    gradient_dtype: str | None = None
+    """In what data-parallel devices sum their gradients: float32 or bfloat16; the computation's own by default."""
     seed: int = 42
     """For the order of the data, dropout, and a new head."""
     data_seed: int | None = None
@@ -201,6 +206,9 @@ class TrainingArguments(metaclass=_Translating):
         _one_of("save_strategy", self.save_strategy, (*STRATEGIES, "best"))
         _one_of("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         _one_of("optim", self.optim, OPTIMIZERS)
+        _one_of("gradient_checkpointing_policy", self.gradient_checkpointing_policy, tuple(REMAT_POLICIES))
+        if self.gradient_dtype is not None:
+            _one_of("gradient_dtype", self.gradient_dtype, ("float32", "bfloat16"))
         _one_of("hub_strategy", self.hub_strategy, HUB_STRATEGIES)
         _one_of("log_level", self.log_level, LEVELS)
         for tracker in self.trackers:

@@ -25,7 +25,6 @@ from jaxformers.data.loader import Collator
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel.distributed import agree
-from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import report
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.callbacks import Callback, Progress, checked
@@ -46,6 +45,7 @@ from jaxformers.train.guard import interruptions, locked, settle_process
 from jaxformers.train.hub import Hub
 from jaxformers.train.losses import LossFn
 from jaxformers.train.memory import attempts, memory_used
+from jaxformers.train.placement import suited_mesh
 from jaxformers.train.record import (
     Record,
     TrainOutput,
@@ -100,7 +100,7 @@ def fit(
       callbacks: told of every step, log, evaluation and save.
       optimizer: any Optax transformation; clipping and AdamW by default.
       schedule: step -> learning rate.
-      mesh: where it runs; all devices data-parallel by default.
+      mesh: where it runs; what suits the model and all devices by default (`parallel.plan`).
       data_collator: `collator(batch, generators) -> batch`, done to each batch on the host: masking, augmentation. There is one
         numpy generator a row (`data.Batches`); an evaluation draws the same each time.
       preprocess_logits_for_metrics: `(logits, labels) -> logits`, done to each batch on the device before it is kept.
@@ -120,7 +120,7 @@ def fit(
     """
     enable_cache()
     settle_process(args)
-    mesh = make_mesh() if mesh is None else mesh
+    mesh = suited_mesh(model.declare()) if mesh is None else mesh
     folder = folder_of(args.output_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(folder.here))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxformers.core.outputs import Output
+from jaxformers.core.vocabulary import Words
 from jaxformers.data.collate import IGNORE
 from jaxformers.errors import InputError
 
@@ -65,19 +66,22 @@ def multi_label(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def tokens(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
-    """Classification of every token whose label is not -100: logits [B, L, C], labels [B, L]."""
+    """Classification of every token whose label is not -100: logits [B, L, C] (or `Words`), labels [B, L]."""
     assert output.logits is not None
     asked_BL = (batch["labels"] != IGNORE).astype(jnp.float32) * row_weights(batch)[:, None]
     labels_BL = jnp.where(batch["labels"] == IGNORE, 0, batch["labels"])
-    return (cross_entropy(output.logits, labels_BL, smoothing) * asked_BL).sum(), asked_BL.sum()
+    logits: Any = output.logits
+    if isinstance(logits, Words):
+        return logits.cross_entropy(labels_BL, asked_BL, smoothing), asked_BL.sum()
+    return (cross_entropy(logits, labels_BL, smoothing) * asked_BL).sum(), asked_BL.sum()
 
 
 def next_tokens(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
     """Causal language modelling: each token predicts the next one, logits [B, L, V], labels [B, L] that stand where the
     tokens do; -100 asks for nothing."""
-    assert output.logits is not None
-    later = batch | {"labels": batch["labels"][:, 1:]}
-    return tokens(output.replace(logits=output.logits[:, :-1]), later, smoothing=smoothing)  # type: ignore[attr-defined]
+    # The labels move, not the logits: they are many, and on a mesh their columns may lie on several devices.
+    later_BL = jnp.pad(batch["labels"][:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+    return tokens(output, batch | {"labels": later_BL}, smoothing=smoothing)
 
 
 def spans(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -13,6 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxformers.core.compilation import Compiled
 from jaxformers.core.params import Tree, shardings
 from jaxformers.core.transformer import Execution
+from jaxformers.core.vocabulary import unmultiplied
+from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel.mesh import ACTIVATION_RULES, activate, make_mesh, specification
 from jaxformers.train import neftune
@@ -95,9 +97,11 @@ def make_train_step(
         optimizer = with_loss_scale(optimizer)
     if args.neftune_noise_alpha:
         neftune.check(model)
+    own_loss = loss_fn is None
     loss_fn = loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor)
     dtype = compute_dtype(args)
-    execution = Execution(remat="full" if args.gradient_checkpointing else None, trace_once=True)
+    remat = args.gradient_checkpointing_policy if args.gradient_checkpointing else None
+    execution = Execution(remat=remat, trace_once=True)
     micro_batches = args.gradient_accumulation_steps
 
     def loss_sum(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -106,7 +110,9 @@ def make_train_step(
         if args.neftune_noise_alpha:
             rng, rng_noise = jax.random.split(rng)
             inputs = neftune.with_noise(params, inputs, rng_noise, args.neftune_noise_alpha)
-        return loss_fn(model.apply(params, rng=rng, execution=execution, **inputs), batch)
+        with unmultiplied(own_loss):  # another's may want to see the logits
+            output = model.apply(params, rng=rng, execution=execution, **inputs)
+        return loss_fn(output, batch)
 
     def loss_mean(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
         total, count = loss_sum(params, batch, rng)
@@ -116,8 +122,8 @@ def make_train_step(
         total, count = loss_sum(params, batch, rng)
         return total * scale, (total, count)
 
-    def accumulated(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
-        """Gradients of sums over micro-batches, divided once by the count of all: a big batch, not a mean of means."""
+    def sums(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
+        """Gradients of sums, over micro-batches, and the sum and count of their losses."""
         # [micro · size] -> micro × [size], each micro-batch spread over all devices without moving a row between them.
         micro = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
 
@@ -127,15 +133,41 @@ def make_train_step(
 
         zero = jnp.zeros((), jnp.float32)
         start = (jax.tree.map(jnp.zeros_like, params), zero, zero)
-        (gradients, total, count), _ = jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))
-        return jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients), (total, count)
+        return jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))[0]
+
+    def summed_by_hand(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
+        """`sums` over all data-parallel devices, each of which computes alone, and the gradients' sum in `gradient_dtype`."""
+
+        def own(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
+            with activate(None):
+                rng = jax.random.fold_in(rng, jax.lax.axis_index("data"))
+                gradients, *losses = sums(params, batch, rng, scale)
+            add = lambda g: jax.lax.psum(g.astype(args.gradient_dtype), "data").astype(g.dtype)  # noqa: E731
+            return jax.tree.map(add, gradients), *jax.lax.psum(losses, "data")
+
+        everywhere, rows = PartitionSpec(), PartitionSpec("data")
+        run = jax.shard_map(
+            own, mesh=mesh, in_specs=(everywhere, rows, everywhere, everywhere), out_specs=everywhere, check_vma=False
+        )
+        return run(params, batch, rng, jnp.asarray(scale, jnp.float32))
+
+    by_hand = args.gradient_dtype is not None and mesh.size > 1
+    if by_hand and mesh.size != mesh.shape["data"]:
+        sizes = " × ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+        raise InputError(
+            f"gradient_dtype={args.gradient_dtype} needs a mesh of data alone, found {sizes}: where parameters or texts are cut, "
+            "the compiler sums gradients while it computes them, in the dtype of the computation"
+        )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         scale: Any = optax.tree.get(state.opt_state, "loss_scale") if args.fp16 else 1.0
-        gradient = jax.grad(loss_mean, has_aux=True) if micro_batches == 1 else accumulated
         with activate(mesh):
-            gradients, (total, count) = gradient(state.params, batch, rng, scale)
+            if micro_batches == 1 and not by_hand:
+                gradients, (total, count) = jax.grad(loss_mean, has_aux=True)(state.params, batch, rng, scale)
+            else:  # divided once, by the count of all: a big batch, not a mean of means
+                gradients, total, count = (summed_by_hand if by_hand else sums)(state.params, batch, rng, scale)
+                gradients = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients)
         if args.fp16:
             gradients = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -172,10 +204,11 @@ def make_eval_step(
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def step(params: Tree, batch: Batch) -> dict[str, Any]:
-        with activate(mesh):
+        alone = prediction_loss_only and loss_fn is None and has_labels(batch)
+        with activate(mesh), unmultiplied(alone):
             output = model.apply(cast(params, dtype), execution=execution, **inputs_of(model, batch))
         said = {key: value for key in PREDICTED if (value := getattr(output, key)) is not None}
-        if preprocess_logits is not None and "logits" in said:
+        if preprocess_logits is not None and "logits" in said and not alone:
             said["logits"] = preprocess_logits(said["logits"], batch.get("labels"))
         if not has_labels(batch):
             return said
@@ -222,7 +255,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
             start, stop, _ = index[0].indices(shape[0])
             return rows[first[start] :][: stop - start]
 
-        return jax.make_array_from_callback(shape, sharding, part)  # type: ignore[arg-type]
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return {key: place(key, rows) for key, rows in batch.items()}
 

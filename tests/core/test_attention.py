@@ -153,26 +153,25 @@ def test_what_each_fused_kernel_leaves_to_xla(asked, on_gpu, on_tpu):
     ]
 
 
-def long(heads, groups, size=8):
-    """Queries of one length, keys of another, with the second text padded."""
+def long(heads, groups, last, size=8):
+    """Two texts, the second with `last` real tokens."""
     draw = np.random.default_rng(2)
     q, k, v = (draw.normal(size=(2, 128, each, size)).astype(np.float32) for each in (heads, groups, groups))
-    return (q, k, v), jnp.asarray(np.arange(128)[None] < np.array([[128], [70]]), jnp.int32)
+    return (q, k, v), jnp.asarray(np.arange(128)[None] < np.array([[128], [last]]), jnp.int32)
 
 
 @pytest.mark.parametrize(
-    ("mask", "groups", "cap"),
+    ("mask", "groups", "last", "cap"),
     [
-        (lambda real: None, 2, None),
-        (padding_mask, 2, None),
-        (looking_back, 1, None),
-        (lambda real: looking_back(None, window=30), 1, 2.0),
+        (padding_mask, 2, 0, None),
+        (looking_back, 1, 70, None),
+        (lambda real: looking_back(None, window=30), 1, 128, 2.0),
     ],
-    ids=["everywhere", "padding", "back, shared keys", "near, shared keys, capped"],
+    ids=["padding, and a row of nothing else", "back, shared keys", "near, shared keys, capped"],
 )
-def test_the_kernel_of_tpus_computes_what_xla_does(mask, groups, cap):
+def test_the_kernel_of_tpus_computes_what_xla_does(mask, groups, last, cap):
     """Values and gradients of what is real, interpreted."""
-    qkv, real = long(2, groups)
+    qkv, real = long(2, groups, last)
 
     def run(kernel, *qkv):
         out = attend(*qkv, mask(real), cap=cap, kernel=kernel)[0] * real[:, :, None, None]

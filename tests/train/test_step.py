@@ -1,5 +1,6 @@
 """The step: accumulation, weights, dropout keys, meshes, shard sizes, collectives, donation, one program a shape."""
 
+import itertools
 import re
 
 import jax
@@ -9,20 +10,23 @@ import optax
 import pytest
 
 from jaxformers.checkpoints import load
+from jaxformers.core import vocabulary
 from jaxformers.data import Batches, Table
 from jaxformers.errors import InputError
+from jaxformers.parallel.collectives import collectives, volume
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.train import TrainingArguments, make_schedule, make_train_step
 from jaxformers.train.losses import default_loss
 from jaxformers.train.step import inputs_of
 from tests.families.table import T5
-from tests.train.conftest import make_examples
+from tests.train.conftest import TINY, make_examples
 
 MESHES = {
     "one device": (MeshConfig(), 1),
     "data": (MeshConfig(data=8), 8),
     "fsdp": (MeshConfig(fsdp=8), 8),
     "tensor": (MeshConfig(tensor=8), 8),
+    "sequence": (MeshConfig(data=2, sequence=4), 8),
     "data × fsdp × tensor": (MeshConfig(data=2, fsdp=2, tensor=2), 8),
 }
 
@@ -88,21 +92,99 @@ def test_each_device_holds_its_share_of_parameters_and_both_moments(tiny, runs, 
         assert expected < 1.25 * 4 * sum(leaf.size for leaf in jax.tree.leaves(tiny.params)) / 8
 
 
-def collectives(step, state):
-    text = step.program(state, step.put(batch_of(8))).as_text()
-    found = re.findall(r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", text)
-    return {kind: found.count(kind) for kind in set(found)}
+def program(step, state):
+    return collectives(step.program(state, step.put(batch_of(8))).as_text())
 
 
 def test_the_compiled_step_holds_the_collectives_its_sharding_needs_and_no_others(runs):
-    assert collectives(*runs["one device"][:2]) == {}
-    assert set(collectives(*runs["data"][:2])) == {"all-reduce"}  # gradients, and nothing gathered
-    fsdp = collectives(*runs["fsdp"][:2])
-    assert "all-gather" in fsdp  # parameters are gathered where they are used
-    assert {"all-reduce", "reduce-scatter"} & set(
-        fsdp
-    )  # XLA's CPU compiler writes reduce-scatter as all-reduce and slice
-    assert "all-reduce" in collectives(*runs["tensor"][:2])  # partial sums of heads and feed-forward columns
+    kinds = {name: set(volume(program(*runs[name][:2]))) for name in MESHES}
+    assert kinds["one device"] == set()
+    assert kinds["data"] == {"all-reduce"}  # gradients, and nothing gathered
+    assert "all-gather" in kinds["fsdp"]  # parameters are gathered where they are used
+    assert {"all-reduce", "reduce-scatter"} & kinds["fsdp"]  # XLA's CPU compiler writes all-reduce and slice
+    assert "all-reduce" in kinds["tensor"]  # partial sums of heads and feed-forward columns
+    assert "all-to-all" in kinds["sequence"]  # attention's exchange of pieces of texts for heads
+
+
+# Numbers a layer, of the tiny model: its kernels, all it owns along the width beside them, and all of its parameters.
+ROWS, LENGTH, DEPTH, D, F = 8, 16, 2, 32, 64
+KERNELS, VECTORS = 4 * D * D + 2 * D * F, 6 * D
+LAYER = KERNELS + VECTORS + 3 * D + F
+STATES = ROWS * LENGTH * D
+VOLUMES = {
+    # Every gradient is summed once.
+    "data": {"all-reduce": LAYER},
+    # Kernels are gathered in the forward and in the backward pass, vectors in the first; gradients are summed (this compiler
+    # cuts the sum afterwards).
+    "fsdp": {"all-gather": 2 * KERNELS + VECTORS, "all-reduce": LAYER},
+    # Two sums forward, of attention and of the feed-forward layer; backward one of the latter, and of query, key and value each.
+    "tensor": {"all-reduce": 6 * STATES},
+    # Query, key, value and what is made of them change places, and so do their gradients; each device has an eighth of them.
+    "sequence": {"all-to-all": 8 * STATES // 8, "all-reduce": LAYER},
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_what_a_layer_says_over_the_wire_is_what_the_formula_says(runs, name):
+    """Bytes of the collectives inside the loop over layers, of a step: forward and backward."""
+    in_layers = volume(each for each in program(*runs[name][:2]) if each.times == DEPTH)
+    assert in_layers == {kind: 4 * DEPTH * numbers for kind, numbers in VOLUMES[name].items()}
+
+
+def test_a_data_parallel_step_sums_its_gradients_and_nothing_else(tiny, runs):
+    """All parameters' gradients, of positions those that the texts have, and two numbers of the loss."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(tiny.params))
+    table, types = tiny.params["embeddings"]["position"].size, tiny.params["embeddings"]["type"].size
+    found = volume(program(*runs["data"][:2]))["all-reduce"]
+    expected = 4 * (parameters - table + LENGTH * D + 2)
+    assert expected <= found <= expected + 4 * (LENGTH * D + types), "token types are summed one by one, or by columns"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_are_summed_in_the_dtype_that_was_asked_for(still, dtype):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    args = TrainingArguments(max_steps=10, learning_rate=1e-2, gradient_dtype=dtype, gradient_accumulation_steps=2)
+    step = make_train_step(still, args, mesh=mesh)
+    state, batch = step.init(), step.put(batch_of(8))
+    lowered = step.jitted.lower(state, batch).as_text()
+    told = re.findall(r"stablehlo.all_reduce.*?\}\) : \(tensor<[^>]*?(f32|bf16|f16)>\)", lowered, re.S)
+    expected = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    assert len(told) == len(jax.tree.leaves(state.params)) + 2
+    assert told.count(expected) >= len(told) - 2, "of all but the loss and its count"
+    found = step(state, batch)[1]
+    plain = make_train_step(still, args.replace(gradient_dtype=None), mesh=mesh)
+    expected = plain(plain.init(), batch)[1]
+    for name, tolerance in (("loss_sum", 1e-6), ("grad_norm", 1e-6 if dtype == "float32" else 4e-3)):
+        np.testing.assert_allclose(found[name], expected[name], rtol=tolerance)
+
+
+def test_gradients_that_the_compiler_sums_have_no_dtype_of_their_own(still):
+    args = TrainingArguments(max_steps=10, gradient_dtype="bfloat16")
+    with pytest.raises(InputError, match="needs a mesh of data alone, found data=4 × fsdp=2"):
+        make_train_step(still, args, mesh=make_mesh(MeshConfig(fsdp=2)))
+    make_train_step(still, args, mesh=make_mesh(devices=jax.devices()[:1]))  # nothing to sum
+
+
+PRODUCTS = [
+    (count, MeshConfig(data=count // (fsdp * sequence * tensor), fsdp=fsdp, sequence=sequence, tensor=tensor))
+    for count in (1, 2, 4, 8)
+    for fsdp, sequence, tensor in itertools.product((1, 2, 4, 8), repeat=3)
+    if count % (fsdp * sequence * tensor) == 0
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("count", "config"), PRODUCTS, ids=str)
+def test_every_product_of_axes_gives_the_losses_of_one_device(runs, tiny, count, config):
+    """1, 2, 4 and 8 devices, all the ways of dividing them; too many programs for the plain suite."""
+    step = make_train_step(
+        tiny, TrainingArguments(max_steps=10, learning_rate=1e-2), mesh=make_mesh(config, jax.devices()[:count])
+    )
+    state, losses = step.init(), []
+    for _ in range(3):
+        state, metrics = step(state, step.put(batch_of(8)))
+        losses += [float(metrics["loss_sum"] / metrics["loss_count"]), float(metrics["grad_norm"])]
+    np.testing.assert_allclose(losses, runs["one device"][2], rtol=2e-6)
 
 
 def test_accumulation_is_the_big_batch(still):
@@ -146,6 +228,40 @@ def test_one_program_a_shape_and_the_state_is_donated(still):
     assert step.compilations == 2
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(still.params))
+
+
+@pytest.mark.parametrize("head", ["masked-lm", "causal-lm"])
+def test_a_step_over_a_large_vocabulary_never_holds_all_logits(monkeypatch, head):
+    """The compiled program has no array of B × L × V numbers; with a loss that is not our own it has, and the same loss."""
+    monkeypatch.setattr(vocabulary, "LARGE", 200)
+    monkeypatch.setattr(vocabulary, "AT_ONCE", 1)
+    if head == "masked-lm":
+        config = {**TINY, "num_hidden_layers": 1, "vocab_size": 211, "hidden_size": 8, "num_attention_heads": 1,
+                  "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+    else:
+        config = {"model_type": "gpt2", "vocab_size": 211, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 64,
+                  "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # fmt: skip
+    model = load(config, head)
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, 211, (8, 40)).astype(np.int32)
+    batch = {"input_ids": ids, "labels": np.where(draw.random(ids.shape) < 0.3, ids, -100)}
+
+    def sizes(text):
+        found = ([int(n) for n in shape.split(",")] for shape in re.findall(r"\b(?:f32|bf16)\[([\d,]+)\]", text))
+        return [np.prod(shape) for shape in found if 211 in shape]
+
+    args, mesh = TrainingArguments(max_steps=10), make_mesh(devices=jax.devices()[:1])
+    found = []
+    for loss in (None, default_loss(head, model.config)):
+        step = make_train_step(model, args, mesh=mesh, loss_fn=loss, optimizer=optax.sgd(1.0))
+        state, on_device = step.init(), step.put(batch)
+        largest = max(sizes(step.program(state, on_device).as_text()))
+        assert largest == (128 * 211 if loss is None else 8 * 40 * 211)
+        state, metrics = step(state, on_device)
+        found.append((state.params, [float(metrics[name]) for name in ("loss_sum", "loss_count", "grad_norm")]))
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6)
+    for one, other in zip(*(jax.tree.leaves(params) for params, _ in found), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_biases_and_norms_do_not_decay(still):
