@@ -93,7 +93,7 @@ def _cross_entropy(
 
 
 def _with_gradients(*arguments: Any) -> tuple[jax.Array, Any]:
-    loss, *gradients = _over_mesh(*arguments, gradients=True)
+    loss, *gradients = _over_mesh(*arguments, True)  # type: ignore[call-arg]
     return loss, gradients
 
 
