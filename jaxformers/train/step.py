@@ -207,7 +207,7 @@ def make_eval_step(
         alone = prediction_loss_only and loss_fn is None and has_labels(batch)
         with activate(mesh), unmultiplied(alone):
             output = model.apply(cast(params, dtype), execution=execution, **inputs_of(model, batch))
-        said = {key: value for key in PREDICTED if (value := getattr(output, key)) is not None}
+        said = {key: value for key in PREDICTED if (value := getattr(output, key, None)) is not None}
         if preprocess_logits is not None and "logits" in said and not alone:
             said["logits"] = preprocess_logits(said["logits"], batch.get("labels"))
         if not has_labels(batch):

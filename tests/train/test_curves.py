@@ -31,7 +31,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def ours(start, rows):
 
 
 def theirs(start, rows, optim, schedule, folder):
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import BertForSequenceClassification, Trainer
     from transformers import TrainingArguments as Theirs
 

@@ -119,8 +119,6 @@ VOLUMES = {
     "fsdp": {"all-gather": 2 * KERNELS + VECTORS, "all-reduce": LAYER},
     # Two sums forward, of attention and of the feed-forward layer; backward one of the latter, and of query, key and value each.
     "tensor": {"all-reduce": 6 * STATES},
-    # Query, key, value and what is made of them change places, and so do their gradients; each device has an eighth of them.
-    "sequence": {"all-to-all": 8 * STATES // 8, "all-reduce": LAYER},
 }
 
 
