@@ -236,6 +236,7 @@ class _Run:
                 listeners.append(ProgressBar())
             report.banner(self.model, args, self.batches, self.batch_size, self.total_steps, self.mesh)
         self._prepare(state)
+        agree({"programs": self._compilations()})  # none begins while others compile: gloo waits half a minute for them
         for listener in listeners:
             stack.callback(listener.close)
             listener.on_train_begin(progress)
