@@ -60,6 +60,8 @@ def start(config: DistributedConfig = DistributedConfig()) -> None:
     which = config.process_id if config.process_id is not None else _given("JAX_PROCESS_ID")
     if count == 1 or jax.distributed.is_initialized():
         return
+    if address and which:
+        _reach(address, config.initialization_timeout)
     said = {"coordinator_address": address, "num_processes": count, "process_id": which}
     try:
         jax.distributed.initialize(
@@ -78,6 +80,21 @@ def start(config: DistributedConfig = DistributedConfig()) -> None:
         ) from None
     if _state().num_processes > 1:
         _watches.append(_Watch())
+
+
+def _reach(address: str, seconds: float) -> None:
+    """Waits until process 0 answers: where it never does, JAX would abort."""
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection((host.strip("[]"), int(port)), 5).close()
+        except (OSError, ValueError) as error:
+            if time.monotonic() > until or isinstance(error, ValueError):
+                raise InputError(
+                    f"no process 0 at distributed.coordinator_address {address} within {seconds} s ({error}): start it too"
+                ) from None
+            time.sleep(0.2)
 
 
 def number() -> int:

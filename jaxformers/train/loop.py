@@ -249,6 +249,7 @@ class _Run:
             stack.callback(listener.close)
             listener.on_init_end(progress)
         self._prepare(state)
+        agree({"programs": self._compilations()})  # none begins while others compile: gloo waits half a minute for them
         _each(listeners, "on_train_begin", progress)
         if args.eval_on_start and progress.step == 0 and self.evaluators:
             state = self._evaluate(state, listeners, progress)
