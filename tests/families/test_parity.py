@@ -15,6 +15,7 @@ import pytest
 
 import jaxformers as jf
 from jaxformers.core import positions, transformer
+from jaxformers.core.attention import Mask, padding_mask
 from jaxformers.core.layers import ACTIVATIONS, layer_norm, linear
 from jaxformers.families import (
     Model,
@@ -443,7 +444,7 @@ OF_FAMILIES = {
     "gpt2: epsilon": (GPT2, with_config(layer_norm_eps=1e-3)),
     "gpt2: looking ahead": (
         GPT2,
-        patched(text_decoder, "causal_mask", lambda length, keys, **named: jnp.ones((1, 1, length, keys), bool)),
+        patched(text_decoder, "looking_back", lambda mask, window: padding_mask(mask) or Mask()),
     ),
     "llama: heads of keys in the other order": (
         LLAMA,
