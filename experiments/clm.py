@@ -13,7 +13,8 @@ learns from bundled sentences.
 
 tinyshakespeare (1.1 MB), `--max-steps 600`, seed 42, 872 s on 2 CPU cores that did other work beside it. Held-out loss 4.59 after
 102 steps, then 4.15, 4.05, 3.96, 3.90, and 3.88 after 600 (perplexity 48.6 a token); training loss 6.02 over the first 50 steps,
-3.71 over the last. A piece of what it wrote:
+3.71 over the last. Beside the same run in PyTorch transformers (`experiments.benchmarks.clm --steps 200 --layers 3 --width 128`)
+the mean losses of ten steps differ by at most 1.1e-6, the held-out losses by nothing (4.60894). A piece of what it wrote:
 
     She vied so fast, protesting oath on o' the vok,
     Away and endone, and pian, and what are with the Ty;
