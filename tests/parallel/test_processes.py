@@ -216,7 +216,7 @@ def test_what_goes_wrong_in_one_is_told_by_all(tmp_path):
 
 @heavy
 def test_other_data_is_noticed(tmp_path):
-    statuses, texts = Run(tmp_path, 2, each={1: {"data_seed": 3}}, **LEARN).end()
+    statuses, texts = Run(tmp_path, 2, each={1: {"rows_seed": 3}}, **LEARN).end()
     assert statuses == [2, 2]
     assert all("error: process 1 differs from process 0 in " in text for text in texts)
     assert all("of the training examples (checksum)" in text for text in texts)

@@ -31,7 +31,7 @@ class Config(TrainingArguments):
     """The others."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """Devices."""
-    data_seed: int = 0
+    rows_seed: int = 0
     """For the examples."""
     wait: float = 0.0
     """Seconds between steps."""
@@ -70,9 +70,9 @@ def task(config, mesh):
     """A model, its examples, and the metric of its predictions."""
     if config.task == "classes":
         model = load({**TINY, "num_hidden_layers": 1}, "sequence-classification", mesh=mesh)
-        return model, short(37, config.data_seed), short(13, 5), accuracy
+        return model, short(37, config.rows_seed), short(13, 5), accuracy
     model = load(T5, "seq2seq-lm", mesh=mesh)
-    rows = short(22, config.data_seed)
+    rows = short(22, config.rows_seed)
     pairs = Table({"input_ids": rows["input_ids"], "labels": [text[:3] for text in rows["input_ids"]]}, "pairs")
     return model, pairs, pairs[:11], lambda said: {"sum": float(np.abs(said.predictions).sum())}
 
