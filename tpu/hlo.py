@@ -78,6 +78,7 @@ class Costs:
       local_seconds: sum over operations of the longer of computing and moving.
       collectives: what goes between devices.
       unread_loops: loops whose length could not be read, counted once.
+      unread_kernels: runs of kernels that do not say what they cost, counted as nothing.
     """
 
     flops: float
@@ -85,6 +86,7 @@ class Costs:
     local_seconds: float
     collectives: tuple[Collective, ...]
     unread_loops: int
+    unread_kernels: int
 
     @property
     def sent(self) -> float:
@@ -104,7 +106,7 @@ def costs(text: str, peak_flops: float, memory_bandwidth: float) -> Costs:
     reader = _Reader(computations)
     totals = {"flops": 0.0, "moved": 0.0, "seconds": 0.0}
     groups: dict[tuple[str, int], list[float]] = {}
-    unread = 0
+    unread = kernels = 0
     waiting = [(entry, 1)]
     while waiting:
         name, times = waiting.pop()
@@ -121,6 +123,7 @@ def costs(text: str, peak_flops: float, memory_bandwidth: float) -> Costs:
                 waiting += [(each, times) for each in (*branches, *named) if each]
                 continue
             flops, moved = reader.flops(computation, op), reader.moved(computation, op)
+            kernels += times * ('custom_call_target="tpu_custom_call"' in op.rest and not flops)
             totals["flops"] += times * flops
             totals["moved"] += times * moved
             totals["seconds"] += times * max(flops / peak_flops, moved / memory_bandwidth)
@@ -129,7 +132,7 @@ def costs(text: str, peak_flops: float, memory_bandwidth: float) -> Costs:
                 seen[0] += times
                 seen[1] += times * sent
     collectives = tuple(Collective(*key, int(count), sent) for key, (count, sent) in sorted(groups.items()))
-    return Costs(totals["flops"], totals["moved"], totals["seconds"], collectives, unread)
+    return Costs(totals["flops"], totals["moved"], totals["seconds"], collectives, unread, kernels)
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:

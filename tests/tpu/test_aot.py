@@ -216,8 +216,9 @@ def test_data_parallel_bert_sums_its_gradients_and_nothing_else(tmp_path_factory
     tokens, weights = 512 * 128, 12 * 12 * 768**2
     attention = 12 * 12 * 128 * 768
     assert train["model_flops"] == pytest.approx(tokens * (6 * weights + attention), rel=0.01)
-    assert 16 * train["flops"] == pytest.approx(train["model_flops"], rel=0.01)
     assert train["unread_loops"] == 0
+    assert train["unread_kernels"] >= 3 * 12, "of attention: forward, and two of its gradients"
+    assert 16 * train["flops"] == pytest.approx(tokens * 6 * weights, rel=0.01)
     assert "estimated, not measured" in done.stdout
 
 
@@ -233,10 +234,10 @@ def test_seven_billion_parameters_over_fsdp_and_tensor(tmp_path_factory):
     assert report["mesh"] == {"data": 1, "fsdp": 16, "sequence": 1, "tensor": 4}
     N, D, F, V, two = 32, 4096, 11008, 32000, 2  # bytes of a bfloat16
     train = report["train"]
-    assert train["unread_loops"] == 0
+    assert train["unread_loops"] == 1, "the loss goes through some words at a time, as many times as labels ask for"
     # tensor: after attention and feed-forward, forward, backward, and attention's once more for the recomputation.
     sums = [each for each in train["collectives"] if each["kind"] == "all-reduce" and each["group"] == 4]
-    assert sum(each["count"] for each in sums) == 5 * N
+    assert sum(each["count"] for each in sums) == 5 * N + 1, "and the loss's"
     assert sum(each["sent"] for each in sums) == pytest.approx(5 * N * 4 * 2048 * D * two * 2 * 3 / 4, rel=0.01)
     # fsdp: a tensor member's weights are gathered for the forward pass and the recomputation, and their gradients scattered; the
     # compiler makes some of it a ring of permutations under the products, and gathers some feed-forward weights once more.
@@ -244,7 +245,7 @@ def test_seven_billion_parameters_over_fsdp_and_tensor(tmp_path_factory):
     kinds = by_kind(train)
     moved = sum(kinds.get(kind, 0) for kind in ("all-gather", "reduce-scatter", "collective-permute"))
     assert 3 * weights <= moved <= 3.6 * weights
-    # The rest: the head's table and its gradient, each summed once over the devices; norms, the loss.
+    # The rest: arrays of the size of a table, three of them, each summed over the devices; norms, the loss.
     assert kinds.keys() <= {"all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all"}
     rest = kinds["all-reduce"] - sum(each["sent"] for each in sums) + kinds.get("all-to-all", 0)
-    assert rest <= 1.05 * 2 * 2 * V * D * two
+    assert rest <= 1.05 * 3 * 2 * V * D * two
