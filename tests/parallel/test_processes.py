@@ -1,6 +1,6 @@
 """Several real processes on this machine, connected by gloo: they learn what one learns, agree or refuse, and end together.
 
-The plain suite takes three of these; `JAXFORMERS_KILLS` (see tests/train/test_kill.py) all.
+The plain suite takes one of these; `JAXFORMERS_KILLS` (see tests/train/test_kill.py) all.
 """
 
 import json
@@ -128,6 +128,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert "done" not in run.files[1].read_text()
 
 
+@heavy
 def test_a_dead_process_ends_the_others(tmp_path):
     run = Run(tmp_path, 2, max_steps=10_000, save_steps=2, wait=0.1, per_device_train_batch_size=2)
     run.until("step 4\n")
@@ -145,6 +146,7 @@ def test_a_dead_process_ends_the_others(tmp_path):
     assert "Traceback" not in texts[0]
 
 
+@heavy
 def test_processes_that_do_not_agree_say_in_what(tmp_path):
     run = Run(tmp_path, 2, each={1: {"seed": 7}}, **LEARN)
     statuses, texts = run.end()
