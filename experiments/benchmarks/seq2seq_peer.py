@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -19,19 +18,6 @@ from transformers import (
     Seq2SeqTrainingArguments,
     set_seed,
 )
-
-
-class Rows(torch.utils.data.Dataset):
-    """Encoded examples."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
 
 
 def scores_of(task: str, said: list[str], right: list[str]) -> dict[str, float]:
@@ -66,9 +52,7 @@ def main(task: str, place: Path) -> None:
             text_target=[row[target] for row in splits[name]], truncation=True, max_length=settings["max_target_length"]
         )
         columns = (texts["input_ids"], texts["attention_mask"], answers["input_ids"])
-        examples[name] = Rows(
-            [{"input_ids": a, "attention_mask": b, "labels": c} for a, b, c in zip(*columns, strict=True)]
-        )
+        examples[name] = [{"input_ids": a, "attention_mask": b, "labels": c} for a, b, c in zip(*columns, strict=True)]
 
     def scores(prediction: Any) -> dict[str, float]:
         ids = np.where(prediction.predictions < 0, tokenizer.pad_token_id, prediction.predictions)

@@ -25,19 +25,6 @@ from transformers import (
 )
 
 
-class Rows(torch.utils.data.Dataset):
-    """Encoded examples."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
-
-
 def rows_of(encoded: Any, **more: Any) -> list[dict[str, Any]]:
     """Columns as rows."""
     columns = {key: encoded[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in encoded} | more
@@ -51,9 +38,9 @@ def classification(task: str, splits: dict[str, list[dict[str, Any]]], tokenizer
 
     classes = 1 if task == "stsb" else 2
 
-    def encode(rows: list[dict[str, Any]]) -> Rows:
+    def encode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         texts = [[row[key] for row in rows] for key in ("sentence1", "sentence2") if key in rows[0]]
-        return Rows(rows_of(tokenizer(*texts, truncation=True, max_length=128), labels=[row["label"] for row in rows]))
+        return rows_of(tokenizer(*texts, truncation=True, max_length=128), labels=[row["label"] for row in rows])
 
     def scores(prediction: Any) -> dict[str, float]:
         said, true = prediction.predictions, prediction.label_ids
@@ -74,7 +61,7 @@ def names(splits: dict[str, list[dict[str, Any]]], tokenizer: Any, model: str) -
 
     labels = ["O", *sorted({tag for row in splits["train"] for tag in row["tags"]} - {"O"})]
 
-    def encode(rows: list[dict[str, Any]]) -> Rows:
+    def encode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         encoded = tokenizer([row["tokens"] for row in rows], is_split_into_words=True, truncation=True, max_length=128)
         tagged = []
         for number, row in enumerate(rows):
@@ -83,7 +70,7 @@ def names(splits: dict[str, list[dict[str, Any]]], tokenizer: Any, model: str) -
                 word is not None and word != before for word, before in zip(words, [None, *words[:-1]], strict=True)
             ]
             tagged.append([labels.index(row["tags"][w]) if f else -100 for w, f in zip(words, first, strict=True)])
-        return Rows(rows_of(encoded, labels=tagged))
+        return rows_of(encoded, labels=tagged)
 
     def scores(prediction: Any) -> dict[str, float]:
         pairs = zip(prediction.predictions.argmax(-1), prediction.label_ids, strict=True)
@@ -120,7 +107,7 @@ def answers(splits: dict[str, list[dict[str, Any]]], tokenizer: Any, model: str)
                "return_offsets_mapping": True, "padding": "max_length"}  # fmt: skip
     kept: dict[str, Any] = {}
 
-    def encode(name: str, rows: list[dict[str, Any]]) -> Rows:
+    def encode(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         encoded = tokenizer([row["question"].strip() for row in rows], [row["context"] for row in rows], **options)
         kept[name] = encoded
         starts, ends = [], []
@@ -133,7 +120,7 @@ def answers(splits: dict[str, list[dict[str, Any]]], tokenizer: Any, model: str)
             whole = inside and offsets[of_context[0]][0] <= begin and offsets[of_context[-1]][1] >= end
             starts.append(inside[0] if whole else 0)
             ends.append(inside[-1] if whole else 0)
-        return Rows(rows_of(encoded, start_positions=starts, end_positions=ends))
+        return rows_of(encoded, start_positions=starts, end_positions=ends)
 
     def scores(prediction: Any) -> dict[str, float]:
         rows, encoded = splits["validation"], kept["validation"]

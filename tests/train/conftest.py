@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from jaxformers.checkpoints import load
 from jaxformers.data import Table
+from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import TrainingArguments
 
 TINY = {
@@ -26,6 +28,18 @@ def make_examples(count: int, seed: int = 0) -> Table:
     draw = np.random.default_rng(seed)
     texts = [draw.integers(5, 30, draw.integers(4, 16)).tolist() for _ in range(count)]
     return Table({"input_ids": texts, "labels": [int(7 in text) for text in texts]}, f"examples {seed}")
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Twenty examples to train on and nine to evaluate on."""
+    return make_examples(20), make_examples(9, seed=1)
+
+
+@pytest.fixture(scope="session")
+def one():
+    """A mesh of one device."""
+    return make_mesh(devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")

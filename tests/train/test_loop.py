@@ -12,20 +12,8 @@ import pytest
 
 from jaxformers.checkpoints import load
 from jaxformers.errors import InputError, TrainingError
-from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import Callback, EvalPrediction, fit
 from jaxformers.train.report import finished
-from tests.train.conftest import make_examples
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_examples(20), make_examples(9, seed=1)
-
-
-@pytest.fixture(scope="module")
-def one():
-    return make_mesh(devices=jax.devices()[:1])
 
 
 def scores(prediction: EvalPrediction):

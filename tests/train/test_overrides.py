@@ -13,7 +13,6 @@ import pytest
 from jaxformers.checkpoints import load
 from jaxformers.data import Batches
 from jaxformers.errors import InputError, TrainingError
-from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import (
     Callback,
     Curves,
@@ -32,16 +31,6 @@ from jaxformers.train.memory import attempts
 from jaxformers.train.precision import with_loss_scale
 from jaxformers.train.record import due, multiplied
 from tests.train.conftest import make_examples
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_examples(20), make_examples(9, seed=1)
-
-
-@pytest.fixture(scope="module")
-def one():
-    return make_mesh(devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
