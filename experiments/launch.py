@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from jaxformers.core.messages import show_lines
 from jaxformers.errors import InputError, TrainingError
 from jaxformers.parallel import distributed
 from jaxformers.train.foreign import FOREIGN, translate
@@ -115,7 +116,7 @@ def launch(config: type[C], run: Callable[[C], Any], doc: str | None, prog: str)
     save is saved (`train.guard`; before training `experiments/__init__.py` has Ctrl-C). Of several processes, each of which is
     started with the same command (`parallel.distributed`), the first alone prints, and all end where one cannot go on.
     """
-    logging.getLogger("jaxformers").addHandler(_Lines())
+    show_lines()
     with contextlib.ExitStack() as stack:
         try:
             flags: Any = parse(config, sys.argv[1:], doc or "", prog)
@@ -139,12 +140,3 @@ def _say(error: object, status: int) -> int:
     distributed.fail(str(error), status, f"error: {error}\n")
     print(f"error: {error}", file=sys.stderr, flush=True)
     return status
-
-
-class _Lines(logging.Handler):
-    """Log lines as plain lines that do not tear the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)

@@ -4,6 +4,7 @@ The public names are imported when first used, so that `import jaxformers` costs
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ _HOMES = {
     "pipeline": "jaxformers.pipelines",
     "register_pipeline": "jaxformers.pipelines",
     "save": "jaxformers.checkpoints",
+    "set_verbosity": "jaxformers.core.messages",
 }
 
 __all__ = sorted(_HOMES)
@@ -33,3 +35,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+if _level := os.environ.get("JAXFORMERS_VERBOSITY"):
+    from jaxformers.core.messages import set_verbosity
+
+    set_verbosity(_level)

@@ -23,7 +23,7 @@ ROOMS = (
     "pipelines",
     "train",
 )
-TOP = ("__init__", "auto", "cli", "flax_bridge")
+TOP = ("__init__", "__main__", "auto", "cli", "flax_bridge")
 HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "orbax", "chex", "tensorboardX", "flax", "optax", "torch", "transformers",
          "datasets", "pandas", "pyarrow", "huggingface_hub", "tokenizers")  # fmt: skip
 LONGEST = 450

@@ -6,8 +6,10 @@ each head. Modules are imported when first asked for.
 
 import difflib
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
-from jaxformers.errors import ConfigError
+from jaxformers.errors import ConfigError, InputError
 from jaxformers.families.model import Family, Model
 
 # model_type in config.json -> module here. String literals only: nothing read from a file chooses what is imported.
@@ -44,7 +46,7 @@ MODULES = {
     "xlnet": "jaxformers.families.xlnet",
 }
 
-__all__ = ["MODULES", "Family", "Model", "family_for"]
+__all__ = ["MODULES", "Family", "Model", "family_for", "head_of"]
 
 
 def family_for(model_type: object) -> Family:
@@ -62,3 +64,25 @@ def family_for(model_type: object) -> Family:
         raise ConfigError(f"unknown model_type {model_type!r}{hint}; supported: {', '.join(sorted(MODULES))}")
     family: Family = importlib.import_module(MODULES[model_type]).FAMILY
     return family
+
+
+def head_of(raw: Mapping[str, Any], source: str) -> str | None:
+    """The head that a config.json's `architectures` names.
+
+    Args:
+      raw: the config.json.
+      source: where it is, for the message.
+
+    Raises:
+      InputError: it names none, or one that the family has not.
+
+    >>> head_of({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "here")
+    'masked-lm'
+    """
+    heads = {architecture: head for head, architecture in family_for(raw.get("model_type")).architectures.items()}
+    named = raw.get("architectures")
+    if not isinstance(named, list) or not named or named[0] not in heads:
+        raise InputError(
+            f"{source}: config.json has architectures {named!r}, which tell no head: name the task or the head"
+        )
+    return heads[named[0]]

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from jaxformers.checkpoints.files import locate, read_json
 from jaxformers.core.compilation import enable_cache
 from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
-from jaxformers.families import Model, family_for
+from jaxformers.families import Model, head_of
 from jaxformers.pipelines import answers, embeddings, generation, masks, pairs, seq2seq, tables, text, tokens
 from jaxformers.pipelines.base import Forward, Pipeline, Preprocess, compose
 from jaxformers.pipelines.inputs import Parts
@@ -169,7 +168,7 @@ def pipeline(
         parts = _handed_over(task, model, tokenizer, dtype, mesh, revision)
     else:
         folder = locate(model, revision=revision)
-        task = task or _task_of(_head_of(folder), os.fspath(model))
+        task = task or _task_of(head_of(read_json(folder / "config.json"), str(folder)), os.fspath(model))
         loaded = load(folder, head=TASKS[task].head, dtype=dtype, mesh=mesh)
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = load_tokenizer(folder if tokenizer is None else os.fspath(tokenizer))
@@ -227,16 +226,6 @@ def _known(task: str) -> str:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InputError(f"unknown task {task!r}{hint}; known: {', '.join(sorted(names))}")
     return task
-
-
-def _head_of(folder: Path) -> str | None:
-    """The head a config.json's `architectures` names."""
-    raw = read_json(folder / "config.json")
-    heads = {architecture: head for head, architecture in family_for(raw.get("model_type")).architectures.items()}
-    named = raw.get("architectures")
-    if not isinstance(named, list) or not named or named[0] not in heads:
-        raise InputError(f"{folder}: config.json has architectures {named!r}, which tell no task: name the task")
-    return heads[named[0]]
 
 
 def _task_of(head: str | None, source: str) -> str:

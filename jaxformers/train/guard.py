@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import logging
 import os
 import signal
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from jaxformers.core.messages import set_verbosity
 from jaxformers.errors import InputError
 from jaxformers.train.arguments import TrainingArguments
 
@@ -24,7 +24,7 @@ def settle_process(args: TrainingArguments) -> None:
       InputError: `full_determinism` on a GPU whose kernels may add in any order.
     """
     if args.log_level != "passive":
-        logging.getLogger("jaxformers").setLevel(args.log_level.upper())
+        set_verbosity(args.log_level)
     kernels = "--xla_gpu_deterministic_ops=true"
     if args.full_determinism and jax.default_backend() == "gpu" and kernels not in os.environ.get("XLA_FLAGS", ""):
         raise InputError(f"full_determinism on a GPU needs XLA_FLAGS={kernels} set before the program starts")

@@ -52,7 +52,6 @@ from jaxformers.train.record import (
     check_same,
     checksum,
     due,
-    fingerprint,
     multiplied,
     used_columns,
 )
@@ -215,7 +214,7 @@ class _Run:
             mesh=mesh,
             trainable=trainable,
         )
-        self.record = Record(fingerprint=fingerprint(model, args, self.batches, self.total_steps, self.batch_size))
+        self.record = Record.begin(model, args, self.batches, self.total_steps, self.batch_size)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,15 @@ class Record:
     best_value: float | None = None
     callbacks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # the model's config.json, for who opens it alone
+
+    @classmethod
+    def begin(
+        cls, model: Model, args: TrainingArguments, batches: Batches, total_steps: int, batch_size: int
+    ) -> "Record":
+        """That of a run before its first step."""
+        config = model.family.config_to_hf(model.config, model.family.architectures[model.head])
+        return cls(fingerprint=fingerprint(model, args, batches, total_steps, batch_size), config=config)
 
     def account(self, step: int, metrics: Mapping[str, Any], output_dir: str) -> None:
         """Adds one step's loss. Reading it here, one step late, is the only place where the host waits for the device."""
