@@ -17,6 +17,7 @@ _HOMES = {
     "generate": "jaxformers.generate",
     "load": "jaxformers.checkpoints",
     "load_dataset": "jaxformers.data",
+    "load_feature_extractor": "jaxformers.preprocess",
     "load_tokenizer": "jaxformers.preprocess",
     "pipeline": "jaxformers.pipelines",
     "register_pipeline": "jaxformers.pipelines",

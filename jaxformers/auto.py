@@ -13,10 +13,11 @@ from jaxformers.checkpoints import load
 from jaxformers.checkpoints.files import locate, read_json
 from jaxformers.families import Model, family_for
 from jaxformers.families.config import Config, merge_overrides
-from jaxformers.preprocess import Tokenizer, load_tokenizer
+from jaxformers.preprocess import FeatureExtractor, Tokenizer, load_feature_extractor, load_tokenizer
 
 __all__ = [
     "AutoConfig",
+    "AutoFeatureExtractor",
     "AutoModel",
     "AutoModelForCausalLM",
     "AutoModelForMaskedLM",
@@ -90,3 +91,12 @@ class AutoTokenizer:
     def from_pretrained(source: str, *, revision: str | None = None, **overrides: Any) -> Tokenizer:
         """`load_tokenizer(source, revision=revision, **overrides)`."""
         return load_tokenizer(source, revision=revision, **overrides)
+
+
+class AutoFeatureExtractor:
+    """Loads the feature extractor of any audio family."""
+
+    @staticmethod
+    def from_pretrained(source: str, *, revision: str | None = None, **overrides: Any) -> FeatureExtractor:
+        """`load_feature_extractor(source, revision=revision, **overrides)`."""
+        return load_feature_extractor(source, revision=revision, **overrides)

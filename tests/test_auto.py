@@ -18,7 +18,7 @@ def test_every_head_of_every_family_has_its_name():
     assert set(HEADS) == heads
     for head in heads - {None}:
         assert HEADS[head].removeprefix("AutoModelFor").lower() == head.replace("-", "")
-    assert set(HEADS.values()) | {"AutoConfig", "AutoTokenizer"} == set(auto.__all__)
+    assert set(HEADS.values()) | {"AutoConfig", "AutoFeatureExtractor", "AutoTokenizer"} == set(auto.__all__)
 
 
 @pytest.mark.parametrize("head", [None, "sequence-classification", "pretraining"], ids=str)

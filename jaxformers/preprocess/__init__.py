@@ -1,7 +1,8 @@
 """From raw input to numpy batches: text, images, audio and their combinations, one file a modality.
 
-`text` holds the tokenizers, on top of the `tokenizer_*` files. Padding to a
-few chosen shapes and batching of whole datasets live in `jaxformers.data`. Names below are imported on first use.
+`text` holds the tokenizers, on top of the `tokenizer_*` files; `audio` reads sounds, `feature_extractors` (over `spectrogram`)
+makes of them what models take. Padding to a few chosen shapes and batching of whole datasets live in `jaxformers.data`. Names
+below are imported on first use.
 """
 
 import importlib
@@ -9,8 +10,11 @@ from typing import Any
 
 _HOME = {
     "Encoding": "text",
+    "FeatureExtractor": "feature_extractors",
     "Tokenizer": "text",
+    "load_feature_extractor": "feature_extractors",
     "load_tokenizer": "text",
+    "read_audio": "audio",
     "train_byte_level": "tokenizer_training",
     "train_wordpiece": "tokenizer_training",
 }

@@ -405,6 +405,10 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, **overrides
         from jaxformers.preprocess.tokenizer_tapas import TableTokenizer  # which stands on this file
 
         return TableTokenizer(backend, **settings)
+    if settings["tokenizer_class"] == "Wav2Vec2CTCTokenizer":
+        from jaxformers.preprocess.tokenizer_ctc import CTCTokenizer  # which stands on this file
+
+        return CTCTokenizer(backend, **settings)
     return Tokenizer(backend, **settings)
 
 

@@ -251,6 +251,12 @@ def _read_m2m_100(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
     return pieces_json(_json(vocabulary), file, _special(layout, given), vocabulary, coded=False)
 
 
+def _read_ctc(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
+    from jaxformers.preprocess.tokenizer_ctc import ctc_json  # which stands on `text`, as that does on this file
+
+    return ctc_json(_json(file), _special(layout, given), given, file)
+
+
 def _read_sentencepiece(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
     layout = layout or "sentencepiece"
     return sentencepiece_json(read_sentencepiece(file), layout, _special(layout, given), given)
@@ -263,13 +269,16 @@ class _Reader(NamedTuple):
 
 
 _READERS = (
-    _Reader(("tokenizer.json",), tuple(name for name in LAYOUTS if name not in ("xlm", "ctrl")), _read_tokenizer_json),
+    _Reader(
+        ("tokenizer.json",), tuple(name for name in LAYOUTS if name not in ("xlm", "ctrl", "ctc")), _read_tokenizer_json
+    ),
     _Reader(("vocab.txt",), ("bert",), _read_wordpiece),
     _Reader(("vocab.json", "merges.txt"), ("gpt2", "roberta", "clip", "openai-gpt"), _read_byte_level),
     _Reader(("vocab.json", "merges.txt"), ("xlm",), _read_xlm),
     _Reader(("vocab.json", "merges.txt"), ("ctrl",), _read_ctrl),
     _Reader(("source.spm", "target.spm", "vocab.json"), ("marian",), _read_marian),
     _Reader(("sentencepiece.bpe.model", "vocab.json"), ("m2m_100",), _read_m2m_100),
+    _Reader(("vocab.json",), ("ctc",), _read_ctc),
     _Reader(("encoder.json", "vocab.bpe"), ("gpt2", "roberta"), _read_byte_level),
     *(
         _Reader((name,), LAYOUTS_READ, _read_sentencepiece)

@@ -75,6 +75,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "marian": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
     "pegasus": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask_2>"},
     "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "ctc": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
     "sentencepiece": {},  # only the file says which
     "": {},  # only a tokenizer.json says how
 }
@@ -130,6 +131,7 @@ CLASSES = {
     "MBart50Tokenizer": TokenizerClass("mbart50", PLAIN_INPUTS, extra_special_tokens=TOKENS["MBart50Tokenizer"]),
     "PegasusTokenizer": TokenizerClass("pegasus", PLAIN_INPUTS),
     "LlamaTokenizer": TokenizerClass("llama", PLAIN_INPUTS, padding_side="left"),
+    "Wav2Vec2CTCTokenizer": TokenizerClass("ctc", PLAIN_INPUTS),
 }
 CLASS_OF_MODEL = {
     **dict.fromkeys(("bert", "electra", "layoutlm", "lxmert", "mobilebert", "vilt", "visual_bert"), "BertTokenizer"),
@@ -149,6 +151,7 @@ CLASS_OF_MODEL = {
     "pegasus": "PegasusTokenizer",
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
     "tapas": "TapasTokenizer",
+    **dict.fromkeys(("wav2vec2", "hubert"), "Wav2Vec2CTCTokenizer"),
     "xlm": "XLMTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlnet": "XLNetTokenizer",
@@ -182,7 +185,7 @@ _FRAMES = {
 # Options that shape what is built from a vocabulary file, beside those of `OPTIONS`; a tokenizer.json is built already.
 BUILT_OPTIONS = (
     *("keep_accents", "split_by_punct", "extra_ids", "legacy", "add_bos_token", "add_eos_token"),
-    "do_lowercase_and_remove_accent",
+    *("do_lowercase_and_remove_accent", "target_lang", "word_delimiter_token", "replace_word_delimiter_char"),
 )
 
 # Option of tokenizer_config.json -> the places of a tokenizer.json it sets: part, type of the node, field.

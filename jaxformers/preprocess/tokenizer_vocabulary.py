@@ -69,9 +69,11 @@ class Vocabulary:
             InputError: an id outside the vocabulary; -100 marks labels to ignore and has no text.
         """
         text = self.backend.decode(self._ids(ids), skip_special_tokens=skip_special_tokens)
-        clean = (
-            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        )
+        return self.cleaned(text, clean_up_tokenization_spaces)
+
+    def cleaned(self, text: str, clean: bool | None = None) -> str:
+        """The text without the spaces before English punctuation, if `clean`; None means the tokenizer's habit."""
+        clean = self.clean_up_tokenization_spaces if clean is None else clean
         if clean and type(self.backend.model).__name__ != "BPE":
             for loose in _LOOSE:
                 text = text.replace(loose, loose.strip())
