@@ -18,6 +18,8 @@ _HOMES = {
     "load": "jaxformers.checkpoints",
     "load_dataset": "jaxformers.data",
     "load_feature_extractor": "jaxformers.preprocess",
+    "load_image_processor": "jaxformers.preprocess",
+    "load_processor": "jaxformers.preprocess",
     "load_tokenizer": "jaxformers.preprocess",
     "pipeline": "jaxformers.pipelines",
     "register_pipeline": "jaxformers.pipelines",

@@ -1,4 +1,4 @@
-"""transformers' `Auto…` names, for porting scripts: thin aliases of `load` and `load_tokenizer`.
+"""transformers' `Auto…` names, for porting scripts: thin aliases of `load` and of `load_tokenizer` and its like.
 
 `AutoModelForX.from_pretrained(source)` is `jaxformers.load(source, head="x")` and gives a `Model`: a record with `config`,
 `params` and the pure `apply`, not a module with a `forward` of its own. A head that a family lacks is refused by name.
@@ -13,11 +13,21 @@ from jaxformers.checkpoints import load
 from jaxformers.checkpoints.files import locate, read_json
 from jaxformers.families import Model, family_for
 from jaxformers.families.config import Config, merge_overrides
-from jaxformers.preprocess import FeatureExtractor, Tokenizer, load_feature_extractor, load_tokenizer
+from jaxformers.preprocess import (
+    FeatureExtractor,
+    ImageProcessor,
+    Processor,
+    Tokenizer,
+    load_feature_extractor,
+    load_image_processor,
+    load_processor,
+    load_tokenizer,
+)
 
 __all__ = [
     "AutoConfig",
     "AutoFeatureExtractor",
+    "AutoImageProcessor",
     "AutoModel",
     "AutoModelForCausalLM",
     "AutoModelForMaskedLM",
@@ -30,6 +40,7 @@ __all__ = [
     "AutoModelForTableQuestionAnswering",
     "AutoModelForTextEncoding",
     "AutoModelForTokenClassification",
+    "AutoProcessor",
     "AutoTokenizer",
 ]
 
@@ -100,3 +111,21 @@ class AutoFeatureExtractor:
     def from_pretrained(source: str, *, revision: str | None = None, **overrides: Any) -> FeatureExtractor:
         """`load_feature_extractor(source, revision=revision, **overrides)`."""
         return load_feature_extractor(source, revision=revision, **overrides)
+
+
+class AutoImageProcessor:
+    """Loads the image processor of any family."""
+
+    @staticmethod
+    def from_pretrained(source: str, *, revision: str | None = None, **overrides: Any) -> ImageProcessor:
+        """`load_image_processor(source, revision=revision, **overrides)`."""
+        return load_image_processor(source, revision=revision, **overrides)
+
+
+class AutoProcessor:
+    """Loads what makes a model's inputs of all it takes: texts and images, or texts and sounds."""
+
+    @staticmethod
+    def from_pretrained(source: str, *, revision: str | None = None) -> Processor:
+        """`load_processor(source, revision=revision)`."""
+        return load_processor(source, revision=revision)

@@ -18,7 +18,8 @@ def test_every_head_of_every_family_has_its_name():
     assert set(HEADS) == heads
     for head in heads - {None}:
         assert HEADS[head].removeprefix("AutoModelFor").lower() == head.replace("-", "")
-    assert set(HEADS.values()) | {"AutoConfig", "AutoFeatureExtractor", "AutoTokenizer"} == set(auto.__all__)
+    others = {"AutoConfig", "AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer"}
+    assert set(HEADS.values()) | others == set(auto.__all__)
 
 
 @pytest.mark.parametrize("head", [None, "sequence-classification", "pretraining"], ids=str)
