@@ -1,4 +1,4 @@
-"""A processor: a tokenizer and what prepares a model's other inputs, called as one (CLIP's texts and images, Whisper's sounds)."""
+"""A processor: a tokenizer and what prepares a model's other inputs, called as one: texts and images, texts and sounds."""
 
 import dataclasses
 import os
@@ -27,7 +27,13 @@ class Processor:
     feature_extractor: FeatureExtractor | None = None
 
     def __call__(
-        self, images: Any = None, text: Any = None, audio: Any = None, *, sampling_rate: int | None = None, **options: Any
+        self,
+        images: Any = None,
+        text: Any = None,
+        audio: Any = None,
+        *,
+        sampling_rate: int | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """The results of its parts in one dict.
 

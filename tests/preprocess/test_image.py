@@ -253,3 +253,31 @@ def test_what_is_not_known_in_a_file_is_refused(tmp_path):
     load_image_processor(tmp_path)  # what is empty or private says nothing
     with pytest.raises(CheckpointError, match="there is no folder"):
         load_image_processor(tmp_path / "nowhere")
+
+
+def test_a_processor_is_two_in_one(tmp_path):
+    from jaxformers.preprocess import Processor, train_wordpiece
+    from jaxformers.preprocess.feature_extractors import Wav2Vec2FeatureExtractor
+
+    tokenizer = train_wordpiece(["a cat and a dog"], vocab_size=40)
+    seeing = Processor(tokenizer, ImageProcessor(size=4))
+    hearing = Processor(tokenizer, feature_extractor=Wav2Vec2FeatureExtractor())
+    for name, processor in (("seeing", seeing), ("hearing", hearing)):
+        processor.save(tmp_path / name)
+    found = jf.load_processor(tmp_path / "seeing")
+    assert found.image_processor == seeing.image_processor
+    batch = found(picture(4, 4), ["a cat"], padding=True)
+    assert batch["pixel_values"].shape == (1, 4, 4, 3)
+    assert len(batch["input_ids"]) == 1
+    sound = np.zeros(400, np.float32)
+    assert "input_values" in jf.load_processor(tmp_path / "hearing")(audio=sound, sampling_rate=16000)
+    for processor, given, said in (
+        (seeing, {"audio": sound}, "takes no audio"),
+        (hearing, {"images": picture(4, 4)}, "takes no images"),
+        (seeing, {}, "needs images, text or audio"),
+    ):
+        with pytest.raises(InputError, match=said):
+            processor(**given)
+    tokenizer.save(tmp_path)
+    with pytest.raises(CheckpointError, match="a model of texts alone"):
+        jf.load_processor(tmp_path)
