@@ -5,7 +5,9 @@ place on the devices as soon as it is read, so that a host never holds the model
 """
 
 import dataclasses
+import gc
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -175,8 +177,8 @@ def read_params(
     key = jax.random.key(seed)
     placed = None if mesh is None else shardings(declared, mesh)
     flat: dict[tuple[str, ...], Any] = {}
-    before: Any = None
-    for path, param in leaves(declared):
+    # The largest first: while a leaf travels it is there twice, which the small ones that are left at the end can afford.
+    for path, param in sorted(leaves(declared), key=lambda leaf: -math.prod(leaf[1].shape)):
         sharding: Any = SingleDeviceSharding(jax.local_devices()[0])
         if placed is not None:
             sharding = _at(placed, path)
@@ -187,8 +189,8 @@ def read_params(
             flat[path] = jax.device_put(initialise_leaf(path, param, key, dtype), sharding)
         else:
             flat[path] = _read_leaf(weights, param, [there[name][0] for name in names], dtype, sharding)
-        jax.block_until_ready(before)  # one leaf travels to its device while the next is read, and no more
-        before = flat[path]
+        jax.block_until_ready(flat[path])
+        gc.collect(0)  # JAX lets go of the array that has travelled when the youngest garbage is looked through
     report = Report(tuple(name for name in wanted if name in new), tuple(dropped))
     return nested(flat), report
 

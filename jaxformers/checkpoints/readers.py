@@ -19,7 +19,7 @@ import safetensors
 
 from jaxformers.checkpoints.files import INDEX, WEIGHT_FILES, contents, read_json
 from jaxformers.checkpoints.flax_msgpack import pytorch_name, read_flax_msgpack
-from jaxformers.checkpoints.stored import AGAIN, StoredTensor, map_file, sniff
+from jaxformers.checkpoints.stored import AGAIN, StoredTensor, array_at, map_file, sniff
 from jaxformers.checkpoints.torch_bin import read_torch_bin
 from jaxformers.errors import CheckpointError, ConfigError
 
@@ -122,49 +122,54 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: it is not such a file, is damaged, or holds a type that is not read.
     """
-    if (complaint := _complaint(path)) is not None:
-        raise CheckpointError(f"{path.name} {complaint}")
-    try:
-        handle: Any = safetensors.safe_open(path, framework="numpy")
-        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    data = map_file(path)
+    start, entries = _header(data, path.name)
+    try:  # what the library finds wrong with it beyond that: tensors that overlap, sizes that do not fit their types
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} is damaged ({error}); {AGAIN}") from error
     found = {}
-    for name, piece in slices.items():
-        if piece.get_dtype() not in _SAFETENSORS_DTYPES:
+    for name, entry in entries.items():
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
             raise CheckpointError(
-                f"{path.name} holds {name[:120]!r} as {piece.get_dtype()}, which is not read; the types are "
+                f"{path.name} holds {name[:120]!r} as {entry['dtype']}, which is not read; the types are "
                 + ", ".join(_SAFETENSORS_DTYPES)
             )
-        dtype = _SAFETENSORS_DTYPES[piece.get_dtype()]
-        found[name] = StoredTensor(tuple(piece.get_shape()), dtype, functools.partial(handle.get_tensor, name))
+        dtype, shape = _SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"])
+        read = functools.partial(array_at, data, dtype, start + entry["data_offsets"][0], shape)
+        found[name] = StoredTensor(shape, dtype, read)
     return found
 
 
-def _complaint(path: Path) -> str | None:
-    """What is wrong with a safetensors file as a whole, in words the library does not have; None if nothing is.
+def _header(data: memoryview, source: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Where the payload of a safetensors file starts, and its tensors' entries. Says what is wrong in words the library lacks.
 
     A file begins with the length of its header (8 bytes), the header in JSON, then the payload it describes.
     """
-    data = map_file(path)
     size, head = len(data), bytes(data[:64])
     header_size = int.from_bytes(head[:8], "little")
     if size < 9 or header_size > _HEADER_BYTES or head[8:9] not in (b"{", b" "):
         unknown = f"is not a safetensors file: its header would have {header_size} bytes"
-        return sniff(head) or (f"is truncated: it has only {size} bytes; {AGAIN}" if size < 9 else unknown)
+        short = f"is truncated: it has only {size} bytes; {AGAIN}" if size < 9 else unknown
+        raise CheckpointError(f"{source} {sniff(head) or short}")
     header = bytes(data[8 : 8 + header_size])
     if len(header) < header_size:
-        return f"is truncated: expected more than {8 + header_size} bytes, have {size}; {AGAIN}"
+        raise CheckpointError(
+            f"{source} is truncated: expected more than {8 + header_size} bytes, have {size}; {AGAIN}"
+        )
     try:
-        entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
-        expected = 8 + header_size + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        expected = 8 + header_size + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-        return f"is damaged: its header does not describe tensors; {AGAIN}"
+        raise CheckpointError(f"{source} is damaged: its header does not describe tensors; {AGAIN}") from None
     if size < expected:
-        return f"is truncated: expected {expected} bytes, have {size}; {AGAIN}"
+        raise CheckpointError(f"{source} is truncated: expected {expected} bytes, have {size}; {AGAIN}")
     if size > expected:
-        return f"has {size - expected} bytes after its last tensor: expected {expected} bytes, have {size}; {AGAIN}"
-    return None
+        raise CheckpointError(
+            f"{source} has {size - expected} bytes after its last tensor: expected {expected} bytes, have {size}; {AGAIN}"
+        )
+    return 8 + header_size, entries
 
 
 _READERS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {

@@ -64,7 +64,7 @@ def map_file(path: Path) -> memoryview:
 def array_at(
     data: memoryview, dtype: np.dtype, offset: int, shape: Sequence[int], strides: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Copy an array out of mapped bytes.
+    """Copy an array out of mapped bytes, and let go of the pages it lay on, which would count as this process's memory.
 
     Args:
         data: the bytes.
@@ -76,7 +76,13 @@ def array_at(
     Returns:
         A C-contiguous array that owns its memory.
     """
-    return np.ndarray(shape, dtype, data, offset, strides).copy(order="C")
+    view = np.ndarray(shape, dtype, data, offset, strides)
+    array = view.copy(order="C")
+    if isinstance(data.obj, mmap.mmap) and array.nbytes > mmap.PAGESIZE and hasattr(mmap, "MADV_DONTNEED"):
+        low, high = np.lib.array_utils.byte_bounds(view)
+        first = offset - offset % mmap.PAGESIZE
+        data.obj.madvise(mmap.MADV_DONTNEED, first, offset + high - low - first)
+    return array
 
 
 def sniff(head: bytes) -> str | None:

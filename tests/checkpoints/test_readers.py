@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 import tracemalloc
+from pathlib import Path
 
 import flax.serialization
 import ml_dtypes
@@ -61,6 +62,25 @@ def test_a_name_that_is_not_there(tmp_path):
         pytest.raises(CheckpointError, match=r"no tensor 'bert.poler.weight'; the nearest is 'bert.pooler.weight'"),
     ):
         weights.read("bert.poler.weight")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory of files is told by Linux alone")
+@pytest.mark.parametrize("kind", ["safetensors", "msgpack"])
+def test_what_was_read_is_not_held_by_the_file_too(tmp_path, kind):
+    tensors = {f"layer{n}": np.full((1_000, 2_000), n, np.float32) for n in range(4)}
+    if kind == "safetensors":
+        safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    else:
+        (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.msgpack_serialize(tensors))
+
+    def of_files():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+    with open_weights(tmp_path) as weights:
+        before, found = of_files(), [weights.read(name) for name in sorted(weights.shapes())]
+        assert [array[-1, -1] for array in found] == [0, 1, 2, 3]
+        assert of_files() - before < found[0].nbytes
 
 
 def test_payloads_stay_in_the_file(tmp_path):
