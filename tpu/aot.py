@@ -352,6 +352,7 @@ def told(program: Program, plan: Plan, model_flops: float | None) -> dict[str, A
         "flops": costs.flops,
         "hbm_traffic_bytes": costs.moved,
         "collectives": [dataclasses.asdict(each) for each in costs.collectives],
+        "bounded_loops": costs.bounded_loops,
         "unread_loops": costs.unread_loops,
         "unread_kernels": costs.unread_kernels,
         "seconds": {
@@ -402,6 +403,8 @@ def lines(result: Mapping[str, Any]) -> list[str]:
             f"    estimated, not measured: {times['step_if_sending_is_hidden'] * 1e3:.1f} ms where sending is hidden behind "
             f"computing, {times['step_if_nothing_is_hidden'] * 1e3:.1f} ms where it is not"
         )
+        if facts["bounded_loops"]:
+            said.append(f"    {facts['bounded_loops']} loops that may end early are counted as often as they can run")
         if facts["unread_loops"]:
             said.append(f"    {facts['unread_loops']} loops of unknown length are counted once: it takes longer")
         if facts["unread_kernels"]:

@@ -77,6 +77,7 @@ class Costs:
       moved: bytes between the chip's memory (HBM) and its cores.
       local_seconds: sum over operations of the longer of computing and moving.
       collectives: what goes between devices.
+      bounded_loops: loops that may end early, counted as often as they can run.
       unread_loops: loops whose length could not be read, counted once.
       unread_kernels: runs of kernels that do not say what they cost, counted as nothing.
     """
@@ -85,6 +86,7 @@ class Costs:
     moved: float
     local_seconds: float
     collectives: tuple[Collective, ...]
+    bounded_loops: int
     unread_loops: int
     unread_kernels: int
 
@@ -106,14 +108,15 @@ def costs(text: str, peak_flops: float, memory_bandwidth: float) -> Costs:
     reader = _Reader(computations)
     totals = {"flops": 0.0, "moved": 0.0, "seconds": 0.0}
     groups: dict[tuple[str, int], list[float]] = {}
-    unread = kernels = 0
+    bounded = unread = kernels = 0
     waiting = [(entry, 1)]
     while waiting:
         name, times = waiting.pop()
         computation = computations[name]
         for op in computation.operations.values():
             if op.code == "while":
-                trips = reader.trips(op)
+                trips, exact = reader.trips(op)
+                bounded += trips is not None and not exact
                 unread += trips is None
                 waiting.append((op.called("body") or "", times * (trips or 1)))
                 continue
@@ -132,7 +135,7 @@ def costs(text: str, peak_flops: float, memory_bandwidth: float) -> Costs:
                 seen[0] += times
                 seen[1] += times * sent
     collectives = tuple(Collective(*key, int(count), sent) for key, (count, sent) in sorted(groups.items()))
-    return Costs(totals["flops"], totals["moved"], totals["seconds"], collectives, unread, kernels)
+    return Costs(totals["flops"], totals["moved"], totals["seconds"], collectives, bounded, unread, kernels)
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
@@ -204,12 +207,21 @@ class _Reader:
 
     # -- loops ---------------------------------------------------------------------------------------------------------
 
-    def trips(self, loop: Operation) -> int | None:
-        """How often a loop's body runs: as the program says, or from the counter that its condition compares with a limit."""
+    def trips(self, loop: Operation) -> tuple[int | None, bool]:
+        """How often a loop's body runs, and whether that is sure or only the most it can.
+
+        As the program says, or from the counter that its condition compares with a limit; other conditions may end it earlier.
+        """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
-            return int(known[1])
+            return int(known[1]), True
         condition, body = (self.computations[loop.called(key) or ""] for key in ("condition", "body"))
-        test = condition.root
+        root = condition.root
+        tests = [condition.operations[name] for name in root.operands] if root.code == "and" else [root]
+        limits = [limit for test in tests if (limit := self._limit(condition, body, test)) is not None]
+        return (min(limits), len(tests) == 1) if limits else (None, False)
+
+    def _limit(self, condition: Computation, body: Computation, test: Operation) -> int | None:
+        """How often a counter stays below its limit."""
         sides = [condition.operations.get(name) for name in test.operands]
         if test.code != "compare" or "direction=LT" not in test.rest or None in sides:
             return None
@@ -259,14 +271,23 @@ class _Reader:
         """Of the matrix products in an operation, and in what it holds."""
         if op.code in ("convolution", "dot"):
             return self._product(computation, op)
-        if op.code == "custom-call":  # a kernel says itself what it costs
+        if op.code == "custom-call":  # a kernel says itself what it costs, but for splash attention's
             said = re.search(r'"flops":\s*"?(\d+)', op.rest)
-            return float(said[1]) if said else 0.0
+            return float(said[1]) if said else self._attention(computation, op)
         inner = op.called("calls") if op.code in ("fusion", "async-start") else None
         if inner is None:
             return 0.0
         fused = self.computations[inner]
         return sum(self.flops(fused, each) for each in fused.operations.values())
+
+    def _attention(self, computation: Computation, op: Operation) -> float:
+        """Of splash attention: its products of queries, keys and values, as if every query looked at every key."""
+        kernel = re.match(r"splash_m[hq]a_(fwd|dq|dkv)", op.name)
+        if kernel is None:
+            return 0.0
+        given = [array for name in op.operands for array in arrays(computation.operations[name].shape)]
+        queries, keys = [dims for _, dims, _ in given if len(dims) == 4][:2]
+        return {"fwd": 2, "dq": 3, "dkv": 4}[kernel[1]] * 2.0 * math.prod(queries) * keys[-2]
 
     def _product(self, computation: Computation, op: Operation) -> float:
         """2 × multiplications. A batch dimension of a product is a spatial one here, most of whose places are padding."""
@@ -294,6 +315,8 @@ class _Reader:
 
     def moved(self, computation: Computation, op: Operation) -> float:
         """Bytes that an operation reads from HBM and writes to it."""
+        if op.code == "custom-call" and self.flops(computation, op):
+            return in_memory(op.shape) + sum(in_memory(computation.operations[name].shape) for name in op.operands)
         if op.code in FREE or op.code.endswith("-done") or op.code.startswith(COLLECTIVES):
             return 0.0
         if op.code.endswith("-start"):  # a copy: its result is (target, source, …)

@@ -185,7 +185,12 @@ def _own(
             None if bias_V is None else jnp.zeros(bias_V.shape, jnp.float32),
         )
     carry = (jnp.int32(0), jnp.float32(0), start)
-    _, loss, found = jax.lax.while_loop(lambda carry: carry[0] * C < asked, piece, carry)
+
+    def more(carry: Any) -> jax.Array:
+        n = carry[0]
+        return (n < pieces) & (n * C < asked)  # the first is always so: it tells readers of the program how long it can take
+
+    _, loss, found = jax.lax.while_loop(more, piece, carry)
     if not gradients:
         return (loss,)
     states, table, bias = found

@@ -218,9 +218,7 @@ def test_data_parallel_bert_sums_its_gradients_and_nothing_else(tmp_path_factory
     assert train["model_flops"] == pytest.approx(tokens * (6 * weights + attention), rel=0.01)
     assert train["unread_loops"] == 0
     assert 16 * train["flops"] == pytest.approx(train["model_flops"], rel=0.01)
-    assert (train["unread_kernels"], report["eval"]["unread_kernels"]) == (0, 12), (
-        "with dropout attention takes no kernel"
-    )
+    assert train["unread_kernels"] == report["eval"]["unread_kernels"] == 0
     assert "estimated, not measured" in done.stdout
 
 
@@ -236,7 +234,10 @@ def test_seven_billion_parameters_over_fsdp_and_tensor(tmp_path_factory):
     assert report["mesh"] == {"data": 1, "fsdp": 16, "sequence": 1, "tensor": 4}
     N, D, F, V, two = 32, 4096, 11008, 32000, 2  # bytes of a bfloat16
     train = report["train"]
-    assert train["unread_loops"] == 1, "the loss goes through some words at a time, as many times as labels ask for"
+    assert (train["unread_loops"], train["unread_kernels"]) == (0, 0)
+    assert train["bounded_loops"] == 1, "the loss goes through some words at a time, as many times as labels ask for"
+    # Beside the model's own: the forward pass once more, the logits once more; of attention seven products backward, not four.
+    assert 1.2 <= 64 * train["flops"] / train["model_flops"] <= 1.4
     # tensor: after attention and feed-forward, forward, backward, and attention's once more for the recomputation.
     sums = [each for each in train["collectives"] if each["kind"] == "all-reduce" and each["group"] == 4]
     assert sum(each["count"] for each in sums) == 5 * N + 1, "and the loss's"

@@ -111,6 +111,34 @@ def test_a_loop_whose_length_is_not_written_down_is_told():
     assert costs.flops == 2 * 8 * 64 * 64
 
 
+def test_a_loop_that_may_end_early_counts_as_often_as_it_can_run():
+    tests = """  %less = pred[]{:T(512)} compare(%count.1, %limit), direction=LT
+  %wanted = s32[]{:T(128)} get-tuple-element(%state.1), index=3
+  %early = pred[]{:T(512)} compare(%count.1, %wanted), direction=LT
+  ROOT %both = pred[]{:T(512)} and(%less, %early)"""
+    text = TPU.replace("  ROOT %less = pred[]{:T(512)} compare(%count.1, %limit), direction=LT", tests)
+    costs = hlo.costs(text, PEAK, BANDWIDTH)
+    assert (costs.bounded_loops, costs.unread_loops) == (1, 0)
+    assert costs.flops == 6 * 2 * 8 * 64 * 64
+
+
+@pytest.mark.parametrize(("kernel", "products"), [("fwd_segmented_residuals", 2), ("dq", 3), ("dkv_no_residuals", 4)])
+def test_a_kernel_of_attention_that_does_not_say_what_it_costs(kernel, products):
+    text = f"""
+ENTRY %main (a: s8[1,4], q: bf16[8,4,256,128], k: bf16[8,2,512,128]) -> bf16[8,4,256,128] {{
+  %a = s8[1,4]{{1,0}} parameter(0)
+  %q = bf16[8,4,256,128]{{3,2,1,0}} parameter(1)
+  %k = bf16[8,2,512,128]{{3,2,1,0}} parameter(2)
+  ROOT %splash_mha_{kernel}.1 = bf16[8,4,256,128]{{3,2,1,0}} custom-call(%a, %q, %k, %k), custom_call_target="tpu_custom_call"
+}}
+"""
+    costs = hlo.costs(text, PEAK, BANDWIDTH)
+    assert costs.unread_kernels == 0
+    assert costs.flops == products * 2 * 8 * 4 * 256 * 512 * 128
+    assert costs.moved == 4 + 2 * (2 * 8 * 4 * 256 * 128 + 2 * 8 * 2 * 512 * 128)
+    assert hlo.costs(text.replace("splash_mha", "another"), PEAK, BANDWIDTH).unread_kernels == 1
+
+
 @pytest.mark.parametrize(
     ("left", "right", "out", "window", "labels", "flops"),
     [
