@@ -4,9 +4,9 @@
 
 Each figure is of a process of its own, ours and theirs in turn, the median of several. The large checkpoint is a GPT-2 of random
 parameters in one model.safetensors (`--gigabytes`), written once and read through once, so both sides find it in the system's
-page cache. Memory is the process's peak over what it held after the imports, pages of the mapped file among it. The first answer is that
-of a text-classification pipeline over MODEL: cold with an empty compilation cache, warm with the one the cold run left. Needs the
-[parity] extra. Run it on a quiet machine.
+page cache. Memory is the process's peak over what it held after the imports, pages of the mapped file among it. The first answer
+is that of a text-classification pipeline over MODEL: cold with an empty compilation cache, warm with the one the cold run left.
+Needs the [parity] extra. Run it on a quiet machine.
 """
 
 import dataclasses
@@ -57,7 +57,9 @@ def ours(what: str, folder: str) -> dict[str, Any]:
     import jax
 
     jax.devices()
-    jf.load({"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 8, "n_positions": 8}, "causal-lm")
+    jf.load(
+        {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 8, "n_positions": 8}, "causal-lm"
+    )
     before, start = peak(), time.perf_counter()
     jax.block_until_ready(jf.load(folder, "causal-lm").params)
     return {"load_seconds": time.perf_counter() - start, "load_bytes": peak() - before}
@@ -137,7 +139,9 @@ def main(options: Options) -> None:
                       if key in found[0]}  # fmt: skip
             told = f"{name:20} {who:12} {middle['seconds']:6.2f} s from start to end"
             if "load_bytes" in middle:
-                told += f"; loading {middle['load_seconds']:.2f} s, peak {middle['load_bytes'] / size:.3f} times the file"
+                told += (
+                    f"; loading {middle['load_seconds']:.2f} s, peak {middle['load_bytes'] / size:.3f} times the file"
+                )
             print(told)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"bytes": size, "runs": rows}, indent=2) + "\n")

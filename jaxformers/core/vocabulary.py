@@ -188,7 +188,9 @@ def _own(
 
     def more(carry: Any) -> jax.Array:
         n = carry[0]
-        return (n < pieces) & (n * C < asked)  # the first is always so: it tells readers of the program how long it can take
+        return (n < pieces) & (
+            n * C < asked
+        )  # the first is always so: it tells readers of the program how long it can take
 
     _, loss, found = jax.lax.while_loop(more, piece, carry)
     if not gradients:

@@ -205,14 +205,16 @@ def make_eval_step(
 
     def step(params: Tree, batch: Batch) -> dict[str, Any]:
         alone = prediction_loss_only and loss_fn is None and has_labels(batch)
-        with activate(mesh), unmultiplied(alone):
-            output = model.apply(cast(params, dtype), execution=execution, **inputs_of(model, batch))
-        said = {key: value for key in PREDICTED if (value := getattr(output, key, None)) is not None}
-        if preprocess_logits is not None and "logits" in said and not alone:
-            said["logits"] = preprocess_logits(said["logits"], batch.get("labels"))
-        if not has_labels(batch):
-            return said
-        total, count = (loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor))(output, batch)
+        with activate(mesh):
+            with unmultiplied(alone):
+                output = model.apply(cast(params, dtype), execution=execution, **inputs_of(model, batch))
+            said = {key: value for key in PREDICTED if (value := getattr(output, key, None)) is not None}
+            if preprocess_logits is not None and "logits" in said and not alone:
+                said["logits"] = preprocess_logits(said["logits"], batch.get("labels"))
+            if not has_labels(batch):
+                return said
+            loss = loss_fn or default_loss(model.head, model.config, args.label_smoothing_factor)
+            total, count = loss(output, batch)
         sums = {"loss_sum": total, "loss_count": count}
         return sums if prediction_loss_only else {**said, **sums}
 

@@ -10,12 +10,13 @@ import optax
 import pytest
 
 from jaxformers.checkpoints import load
+from jaxformers.checkpoints.load import outline
 from jaxformers.core import vocabulary
 from jaxformers.data import Batches, Table
 from jaxformers.errors import InputError
 from jaxformers.parallel.collectives import collectives, volume
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
-from jaxformers.train import TrainingArguments, make_schedule, make_train_step
+from jaxformers.train import TrainingArguments, make_eval_step, make_schedule, make_train_step
 from jaxformers.train.losses import default_loss
 from jaxformers.train.step import inputs_of
 from tests.families.table import T5
@@ -136,6 +137,19 @@ def test_a_data_parallel_step_sums_its_gradients_and_nothing_else(tiny, runs):
     found = volume(program(*runs["data"][:2]))["all-reduce"]
     expected = 4 * (parameters - table + LENGTH * D + 2)
     assert expected <= found <= expected + 4 * (LENGTH * D + types), "token types are summed one by one, or by columns"
+
+
+def test_an_evaluation_goes_through_the_words_on_each_device_alone():
+    """A loss that XLA divided by itself would sum the logits of all devices in each turn of its loop."""
+    model = outline({**TINY, "vocab_size": 4096}, "masked-lm")
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    step = make_eval_step(model, TrainingArguments(), mesh=mesh, prediction_loss_only=True)
+    ids = jax.ShapeDtypeStruct((8, 16), np.int32)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), model.params)
+    program = jax.make_jaxpr(step.function)(shapes, {"input_ids": ids, "labels": ids})
+    names = [equation.primitive.name for equation in program.eqns]
+    assert "while" not in names
+    assert "shard_map" in str(program)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
