@@ -1,6 +1,7 @@
 """What the fine-tuning experiments share: their flags, what they run on, and the run. An experiment is a `Recipe`."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jaxformers.checkpoints import load, save
 from jaxformers.checkpoints.files import hub_reachable
 from jaxformers.checkpoints.load import describe
 from jaxformers.checkpoints.save import write_text
-from jaxformers.data import Table, load_dataset
+from jaxformers.data import Table, load_dataset, mix
 from jaxformers.data.loader import Collator
 from jaxformers.errors import DataError, InputError
 from jaxformers.families import Model
@@ -28,6 +29,7 @@ from jaxformers.train.placement import suited_mesh
 from jaxformers.train.report import finished
 
 BUNDLED = Path(__file__).parent / "bundled"
+WEIGHED = re.compile(r"\d+(\.\d+)?\*[^,]+(,\d+(\.\d+)?\*[^,]+)+")  # 3*A,1*B
 CLASSIFIED = ("sequence-classification", "multiple-choice")  # heads with one class (or score) for an example
 
 
@@ -38,7 +40,7 @@ class Config(TrainingArguments):
     model: str | None = None
     """A local folder or hub id; the experiment's own by default."""
     data: str | None = None
-    """tfds:NAME/CONFIG, hf:NAME/CONFIG, a folder or file, or bundled; the experiment's own by default."""
+    """tfds:NAME/CONFIG, hf:NAME/CONFIG, a folder or file, or bundled; the experiment's own by default. 3*A,1*B mixes A and B."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """Devices along each mesh axis; by default data parallel over all, and cut (fsdp) where the model is too large for one."""
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
@@ -51,6 +53,10 @@ class Config(TrainingArguments):
     """Only the first so many training examples."""
     max_eval_samples: int | None = None
     """Only the first so many evaluation examples."""
+    on_bad_record: str = "raise"
+    """What a record of the data that cannot be read does: raise ends the run, skip leaves it out (output_dir/bad_records.txt)."""
+    preprocessing_num_workers: int | None = None
+    """Processes that tokenize; one by default."""
     validation_split_percentage: int = 10
     """How much of the training data is held out where the data has no validation split."""
     plot: bool = False
@@ -265,17 +271,52 @@ def choose(config: Any, recipe: Recipe) -> tuple[Any, str, Start | None]:
 
 def read(config: Any, source: str, recipe: Recipe) -> dict[str, Table]:
     """The splits with the columns the recipe reads, cut to the numbers of examples the flags ask for."""
+    parts = WEIGHED.fullmatch(source) and [part.split("*", 1) for part in source.split(",")]
+    if parts:
+        splits = mixed([(float(weight), read_one(config, part, recipe)) for weight, part in parts], config.seed)
+    else:
+        splits = read_one(config, source, recipe)
+    limits = {name: config.max_eval_samples for name in splits} | {"train": config.max_train_samples, "test": None}
+    return {name: table[: limits[name] or len(table)] for name, table in splits.items()}
+
+
+def mixed(parts: list[tuple[float, dict[str, Table]]], seed: int) -> dict[str, Table]:
+    """Weights and splits as one: the training splits by their weights, of each other split all rows."""
+    (weights, splits) = zip(*parts, strict=True)
+    names = [name for name in splits[0] if all(name in part for part in splits)]
+    joined = {name: splits[0][name].concat(*(part[name] for part in splits[1:])) for name in names if name != "train"}
+    return {"train": mix([part["train"] for part in splits], weights, seed=seed), **joined}
+
+
+def reading(config: Any) -> dict[str, Any]:
+    """What `load_dataset` is to do with records that cannot be read."""
+    report = folder_of(config.output_dir).here / "bad_records.txt" if jax.process_index() == 0 else None
+    return {"on_bad_record": config.on_bad_record, "bad_records": report}
+
+
+def mapped(splits: dict[str, Table], encode: Callable[..., Any], config: Any) -> dict[str, Table]:
+    """The splits' rows as `encode` makes them of parts of columns, and nothing else of them."""
+    return {
+        name: table.map(encode, remove_columns=table.column_names, num_proc=config.preprocessing_num_workers)
+        for name, table in splits.items()
+    }
+
+
+def read_one(config: Any, source: str, recipe: Recipe) -> dict[str, Table]:
+    """The splits of one source with the columns the recipe reads."""
     place = BUNDLED / recipe.bundled if source == "bundled" else source
-    splits = recipe.open(place, config) if recipe.open else load_dataset(place, column_names=recipe.column_names)
+    splits = (
+        recipe.open(place, config)
+        if recipe.open
+        else load_dataset(place, column_names=recipe.column_names, **reading(config))
+    )
     splits = hold_out(splits, config, recipe)
     wanted = ["train", "validation", *["test"] * config.do_predict]
     for name in wanted:
         if name not in splits:
             raise DataError(f"{source} has no {name} split, only {', '.join(sorted(splits))}")
     wanted += [name for name in splits if name.startswith("validation_")]
-    splits = recipe.read({name: splits[name] for name in wanted}, config)
-    limits = {name: config.max_eval_samples for name in splits} | {"train": config.max_train_samples, "test": None}
-    return {name: table[: limits[name] or len(table)] for name, table in splits.items()}
+    return recipe.read({name: splits[name] for name in wanted}, config)
 
 
 def hold_out(splits: dict[str, Table], config: Any, recipe: Recipe) -> dict[str, Table]:

@@ -9,12 +9,13 @@ those scores are not GLUE's.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from experiments import finetune
-from experiments.finetune import Prepared, Recipe, rename
+from experiments.finetune import Prepared, Recipe, mapped, rename
 from experiments.launch import launch
 from jaxformers.data import Table, check_labels
 from jaxformers.errors import DataError, InputError
@@ -89,7 +90,7 @@ def recipe(task: str, name: str | None = None) -> Recipe:
         bundled=this.bundled,
         bundled_is={"paraphrase": "synthetic paraphrases", "sentiment": "synthetic reviews"}[this.bundled],
         read=lambda splits, config: {split: read(table, this, split) for split, table in splits.items()},
-        prepare=lambda splits, tokenizer, config: prepare(splits, tokenizer, config.max_length, this),
+        prepare=lambda splits, tokenizer, config: prepare(splits, tokenizer, config, this),
         texts=lambda table: [text for key in ("sentence1", "sentence2") if key in table.column_names for text in table[key]],
         told=("matched_accuracy", "mismatched_accuracy", "accuracy") if task == "mnli" else this.metrics,
         column_names=("source", "label", "mark", "sentence") if task == "cola" else None,
@@ -122,15 +123,16 @@ def _number(label: Any, task: Task, name: str, row: int) -> int | float:
     raise DataError(f"the label of row {row} of {name} must be one of {', '.join(task.labels)}, found {label!r}")
 
 
-def prepare(splits: dict[str, Table], tokenizer: Tokenizer, max_length: int, task: Task) -> Prepared:
+def encode(rows: dict[str, list[Any]], tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
     """Sentences, or pairs of them, as the model's inputs."""
+    encoded = tokenizer(rows["sentence1"], rows.get("sentence2"), truncation=True, max_length=max_length)
+    columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+    return {**columns, "labels": rows["label"]} if "label" in rows else columns
 
-    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(rows["sentence1"], rows.get("sentence2"), truncation=True, max_length=max_length)
-        columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
-        return {**columns, "labels": rows["label"]} if "label" in rows else columns
 
-    examples = {split: table.map(encode, remove_columns=table.column_names) for split, table in splits.items()}
+def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any, task: Task) -> Prepared:
+    """Sentences, or pairs of them, as the model's inputs."""
+    examples = mapped(splits, partial(encode, tokenizer=tokenizer, max_length=config.max_length), config)
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         said = np.argmax(prediction.predictions, -1) if task.labels else prediction.predictions[:, 0]

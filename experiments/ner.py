@@ -11,12 +11,13 @@ not WNUT's.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from experiments import finetune
-from experiments.finetune import Prepared, Recipe, rename
+from experiments.finetune import Prepared, Recipe, mapped, rename
 from experiments.launch import launch
 from jaxformers.data import Table
 from jaxformers.data.collate import IGNORE
@@ -55,27 +56,37 @@ def _named(table: Table) -> Table:
     )
 
 
+def encode(
+    rows: dict[str, list[Any]], tokenizer: Tokenizer, number: dict[str, int], max_length: int, all_tokens: bool
+) -> dict[str, Any]:
+    """Words as the model's tokens, and each tag's `number`."""
+    encoded = tokenizer(rows["tokens"], is_split_into_words=True, truncation=True, max_length=max_length)
+    columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+    columns["labels"] = [
+        on_tokens(encoding.word_ids, [number[tag] for tag in tags], all_tokens)
+        for encoding, tags in zip(encoded.encodings, rows["tags"], strict=True)
+    ]
+    return columns
+
+
 def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prepared:
     """Words as the model's tokens, each word's tag on its first token (or on all of them)."""
     found = {tag for tags in splits["train"]["tags"] for tag in tags}
     labels = ["O", *sorted(found - {"O"})]
     number = {label: i for i, label in enumerate(labels)}
 
-    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(rows["tokens"], is_split_into_words=True, truncation=True, max_length=config.max_length)
-        columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
-        columns["labels"] = [
-            on_tokens(encoding.word_ids, [number[tag] for tag in tags], config.label_all_tokens)
-            for encoding, tags in zip(encoded.encodings, rows["tags"], strict=True)
-        ]
-        return columns
-
     for table in splits.values():
         for row, tags in enumerate(table["tags"]):
             if unknown := [tag for tag in tags if tag not in number]:
                 raise DataError(f"row {row} of {table.name} has the tag {unknown[0]!r}, which the {len(labels)} tags of the "
                                 f"training data lack: {', '.join(labels[:12])}")  # fmt: skip
-    examples = {name: table.map(encode, remove_columns=table.column_names) for name, table in splits.items()}
+    examples = mapped(
+        splits,
+        partial(
+            encode, tokenizer=tokenizer, number=number, max_length=config.max_length, all_tokens=config.label_all_tokens
+        ),
+        config,
+    )
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         said_BL, true_BL = np.argmax(prediction.predictions, -1), prediction.label_ids

@@ -8,12 +8,13 @@ scores are not SWAG's.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from experiments import finetune
-from experiments.finetune import Prepared, Recipe, rename
+from experiments.finetune import Prepared, Recipe, mapped, rename
 from experiments.launch import launch
 from jaxformers.data import Table, check_labels
 from jaxformers.errors import DataError
@@ -49,31 +50,31 @@ def _choices(table: Table) -> Table:
     return made
 
 
-def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prepared:
+def encode(rows: dict[str, list[Any]], tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
     """Each choice as a pair of its own: `input_ids` [choices][length]."""
+    choices = [len(endings) for endings in rows["endings"]]
+    encoded = tokenizer(
+        [first for first, n in zip(rows["first"], choices, strict=True) for _ in range(n)],
+        [ending for endings in rows["endings"] for ending in endings],
+        truncation=True,
+        max_length=max_length,
+    )
+    ends = np.cumsum(choices)
+    columns: dict[str, Any] = {
+        key: [encoded[key][end - n : end] for n, end in zip(choices, ends, strict=True)]
+        for key in ("input_ids", "token_type_ids")
+        if key in encoded
+    }
+    return {**columns, "labels": rows["label"]}
 
-    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        choices = [len(endings) for endings in rows["endings"]]
-        encoded = tokenizer(
-            [first for first, n in zip(rows["first"], choices, strict=True) for _ in range(n)],
-            [ending for endings in rows["endings"] for ending in endings],
-            truncation=True,
-            max_length=config.max_length,
-        )
-        ends = np.cumsum(choices)
-        columns: dict[str, Any] = {
-            key: [encoded[key][end - n : end] for n, end in zip(choices, ends, strict=True)]
-            for key in ("input_ids", "token_type_ids")
-            if key in encoded
-        }
-        return {**columns, "labels": rows["label"]}
+
+def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prepared:
+    """Choices as the model's inputs."""
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         return {"accuracy": accuracy(np.argmax(prediction.predictions, -1), prediction.label_ids)}
 
-    return Prepared(
-        {name: table.map(encode, remove_columns=table.column_names) for name, table in splits.items()}, metrics
-    )
+    return Prepared(mapped(splits, partial(encode, tokenizer=tokenizer, max_length=config.max_length), config), metrics)
 
 
 RECIPE = Recipe(

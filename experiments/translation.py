@@ -59,7 +59,7 @@ def open_data(place: Any, config: Any) -> dict[str, Table]:
                 lines = " and ".join(f"{path.name} {len(side)}" for path, side in zip(found, sides, strict=True))
                 raise DataError(f"parallel files must have equally many lines, in {folder} {lines}")
             splits[split] = Table(dict(zip(languages, sides, strict=True)), f"{folder.name}/{split}")
-    return splits or load_dataset(place)
+    return splits or load_dataset(place, **finetune.reading(config))
 
 
 def read(splits: dict[str, Table], config: Any) -> dict[str, Table]:

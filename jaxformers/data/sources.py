@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
-from jaxformers.data.files import READERS, file_kind, read_file
+from jaxformers.data.files import file_kind, read_file
 from jaxformers.data.reach import reachable
+from jaxformers.data.records import READERS, BadRecords
 from jaxformers.data.table import Table, as_table, did_you_mean, is_frame
 from jaxformers.errors import DataError, InputError
 
@@ -42,14 +43,35 @@ _SPLIT = re.compile(r"([^\[\]]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 @overload
 def load_dataset(
-    source: Any, *, split: None = None, encoding: str | None = None, column_names: tuple[str, ...] | None = None
+    source: Any,
+    *,
+    split: None = None,
+    encoding: str | None = None,
+    column_names: tuple[str, ...] | None = None,
+    on_disk: bool | None = None,
+    on_bad_record: str = "raise",
+    bad_records: str | Path | None = None,
 ) -> dict[str, Table]: ...
 @overload
 def load_dataset(
-    source: Any, *, split: str, encoding: str | None = None, column_names: tuple[str, ...] | None = None
+    source: Any,
+    *,
+    split: str,
+    encoding: str | None = None,
+    column_names: tuple[str, ...] | None = None,
+    on_disk: bool | None = None,
+    on_bad_record: str = "raise",
+    bad_records: str | Path | None = None,
 ) -> Table: ...
 def load_dataset(
-    source: Any, *, split: str | None = None, encoding: str | None = None, column_names: tuple[str, ...] | None = None
+    source: Any,
+    *,
+    split: str | None = None,
+    encoding: str | None = None,
+    column_names: tuple[str, ...] | None = None,
+    on_disk: bool | None = None,
+    on_bad_record: str = "raise",
+    bad_records: str | Path | None = None,
 ) -> dict[str, Table] | Table:
     """Opens a dataset.
 
@@ -61,6 +83,10 @@ def load_dataset(
       split: One split, or a slice of one: `train`, `train[:100]`, `train[10:20]`, `train[:10%]`.
       encoding: Encoding of text files that are not UTF-8.
       column_names: Names for the columns of csv and tsv files that have no header line.
+      on_disk: Whether the rows of files are kept on disk and read when they are used, by any number; by default those of
+        files of more than 32 MiB (see `files.read_file`).
+      on_bad_record: `raise` stops at a record that cannot be read; `skip` leaves it out, and one line tells how many.
+      bad_records: A text file that gets a line for each: the file, the line or record, and what is wrong.
 
     Returns:
       Split name -> Table; dev, val and valid are called `validation`, and a source without splits is `train`. One Table
@@ -73,9 +99,11 @@ def load_dataset(
     >>> load_dataset({"text": ["good", "bad", "fine", "poor"], "label": [1, 0, 1, 0]}, split="train[:50%]")["text"]
     ['good', 'bad']
     """
-    splits, name = _open(source, partial(read_file, encoding=encoding, column_names=column_names))
+    bad = BadRecords(on_bad_record, bad_records)
+    reader = partial(read_file, encoding=encoding, column_names=column_names, on_disk=on_disk, bad=bad)
+    splits, name = _open(source, reader)
     if split is None:
-        return {key: read() for key, read in splits.items()}
+        return {key: _readable(read(), bad) for key, read in splits.items()}
     match = _SPLIT.fullmatch(split.replace(" ", ""))
     if match is None:
         raise DataError(f"split {split!r} is not of the form train, train[:100], train[10:20] or train[:10%]")
@@ -83,8 +111,23 @@ def load_dataset(
     key = wanted if wanted in splits else SPLIT_NAMES.get(wanted, wanted)
     if key not in splits:
         raise DataError(f"{name} has no split {wanted!r}{did_you_mean(wanted, splits)}; it has {', '.join(splits)}")
-    table = splits[key]()
+    table = _readable(splits[key](), bad)
     return table[_place(match[2], len(table), split) : _place(match[3], len(table), split)]
+
+
+def _readable(table: Table, bad: BadRecords) -> Table:
+    """The rows that can be read, of a source that reads them when they are used, where bad ones are to be left out."""
+    if bad.policy == "raise" or not table.lazy:
+        return table
+    here, kept = BadRecords(bad.policy, bad.report), []
+    for row in range(len(table)):
+        try:
+            table[row]
+            kept.append(row)
+        except DataError as error:
+            here(error)
+    here.tell(table.name)
+    return table.select(kept) if here.messages else table
 
 
 def _place(text: str | None, size: int, split: str) -> int | None:

@@ -13,8 +13,12 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from jaxformers.data.fingerprint import fingerprint
+from jaxformers.data.mapping import mapped
+from jaxformers.data.store import VERSION, content, stored
 from jaxformers.errors import DataError
 
+MANY = 100_000  # rows of a source that are not held in memory together with all that is made of them
 Row = dict[str, Any]
 Column = Any  # a list, a numpy array or a LazyColumn: what has a length and is indexed by position
 MapFunction = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -92,7 +96,8 @@ class Table:
         chosen = np.fromiter(indices, np.int64)
         if len(chosen) and not (-len(self) <= chosen.min() and chosen.max() < len(self)):
             raise DataError(f"{self.name} has {len(self)} rows, rows {chosen.min()} to {chosen.max()} were asked for")
-        return Table({key: _take(column, chosen) for key, column in self._columns.items()}, self.name)
+        taken: dict[int, np.ndarray] = {}  # columns of one source share the numbers of their rows
+        return Table({key: _take(column, chosen, taken) for key, column in self._columns.items()}, self.name)
 
     def shuffle(self, seed: int) -> Table:
         """The same rows in an order that depends on nothing but `seed` and their number."""
@@ -104,6 +109,9 @@ class Table:
         batched: bool = True,
         batch_size: int = 1000,
         remove_columns: Iterable[str] = (),
+        num_proc: int | None = None,
+        on_disk: bool | None = None,
+        key: str | None = None,
     ) -> Table:
         """Adds (or replaces) the columns that `function` returns.
 
@@ -113,33 +121,57 @@ class Table:
           batched: Whether `function` sees many rows at once.
           batch_size: Rows a call, when batched.
           remove_columns: Columns the result no longer has.
+          num_proc: Processes that share the work; this one alone when not given. What `function` is must then be
+            known by its name to other processes: not a lambda, and not inside another function.
+          on_disk: Whether the new columns are kept in the cache (`store.stored`) and read when they are used; by
+            default those of a table on disk are. They are known by the content of the rows and of the function: its
+            code and all it refers to. The same map over the same rows is done once.
+          key: What the function is known by there, in place of its content.
 
         Returns:
           A new table.
 
         Raises:
           DataError: `function` returned no mapping, other columns than before, or columns of unequal length.
+          InputError: `function` cannot be sent to other processes, or has no key in the cache.
         """
         removed = self._require(remove_columns)
-        made: dict[str, list[Any]] = {}
-        step = batch_size if batched else 1
-        for start in range(0, len(self), step):
-            part = self[start : start + step]
-            given = part._cells() if batched else part[0]
-            new = function(given)
-            if not isinstance(new, Mapping):
-                raise DataError(
-                    f"the function mapped over {self.name} must return a dict, it returned {type(new).__name__}"
-                )
-            if start and set(new) != set(made):
-                raise DataError(
-                    f"the function mapped over {self.name} returned the columns {_listed(made)} for the first rows "
-                    f"and {_listed(new)} for rows {start} to {start + len(part) - 1}"
-                )
-            for key, values in new.items():
-                made.setdefault(str(key), []).extend(values if batched else [values])
-        kept = {key: column for key, column in self._columns.items() if key not in removed and key not in made}
+
+        def parts() -> Iterator[dict[str, list[Any]]]:
+            return mapped(self, function, batch_size if batched else 0, num_proc or 1)
+
+        made: Mapping[str, Column]
+        if self.on_disk if on_disk is None else on_disk:
+            known = fingerprint(VERSION, self.fingerprint(), function if key is None else key, batched and batch_size)
+            made = as_table(stored(known, lambda: _rows_of(parts())), self.name)._columns
+        else:
+            made = {}
+            for part in parts():
+                for name, values in part.items():
+                    made.setdefault(name, []).extend(values)
+        kept = {name: column for name, column in self._columns.items() if name not in removed and name not in made}
         return Table({**kept, **made}, self.name)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether any column is read when it is used."""
+        return any(isinstance(column, LazyColumn) for column in self._columns.values())
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows are read from disk when they are used, and what is made of them had better stay there."""
+        return any(column.on_disk for column in self._columns.values() if isinstance(column, LazyColumn))
+
+    def fingerprint(self) -> str:
+        """A key of what the columns hold, whatever the table is called; rows in memory are read for it."""
+        return fingerprint({key: _content(column) for key, column in self._columns.items()})
+
+    def cells(self) -> dict[str, list[Any]]:
+        """All columns as lists; a source of rows is read row by row, once."""
+        if self.lazy:
+            rows = list(self)
+            return {key: [row[key] for row in rows] for key in self._columns}
+        return {key: list(column) for key, column in self._columns.items()}
 
     def rename(self, names: Mapping[str, str]) -> Table:
         """The same columns under new names, `{old: new}`."""
@@ -166,15 +198,11 @@ class Table:
                     f"{self.name} has the columns {_listed(self.column_names)}, "
                     f"{other.name} has {_listed(other.column_names)}: only equal columns can be joined"
                 )
-        parts = [table._cells() for table in (self, *others)]
+        tables = (self, *others)
+        if any(table.lazy for table in tables):
+            return as_table(_Joined(tables), self.name)
+        parts = [table.cells() for table in tables]
         return Table({key: [cell for part in parts for cell in part[key]] for key in self._columns}, self.name)
-
-    def _cells(self) -> dict[str, list[Any]]:
-        """All columns as lists; a source of rows is read row by row, once."""
-        if any(isinstance(column, LazyColumn) for column in self._columns.values()):
-            rows = list(self)
-            return {key: [row[key] for row in rows] for key in self._columns}
-        return {key: list(column) for key, column in self._columns.items()}
 
     def _require(self, names: Iterable[str]) -> set[str]:
         """These names as a set, or a DataError for the first that is not a column."""
@@ -212,22 +240,59 @@ class LazyColumn:
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
 
-    def take(self, indices: np.ndarray) -> LazyColumn:
-        """The same column for a selection of rows; nothing is read."""
-        return LazyColumn(self._rows, self._key, self._indices[indices])
+    @property
+    def on_disk(self) -> bool:
+        """Whether the source says so, or has too many rows to be held."""
+        source = self._rows.source
+        return getattr(source, "on_disk", len(source) > MANY)
+
+    def take(self, indices: np.ndarray, taken: dict[int, np.ndarray]) -> LazyColumn:
+        """The same column for a selection of rows; nothing is read. `taken` remembers selections of shared numbers."""
+        number = id(self._indices)
+        if number not in taken:
+            taken[number] = self._indices[indices]
+        return LazyColumn(self._rows, self._key, taken[number])
+
+    def fingerprint(self) -> str:
+        """A key of the cells: by what the source says of itself, else by reading them."""
+        source = self._rows.source
+        if hasattr(source, "fingerprint"):
+            return fingerprint(source.fingerprint(), self._key, self._indices)
+        return content({self._key: cell} for cell in self)
+
+
+class _Joined:
+    """The rows of several tables of the same columns, one table after another."""
+
+    def __init__(self, tables: Sequence[Table]):
+        self._tables = tables
+        self._ends = np.cumsum([len(table) for table in tables])
+        self.on_disk = any(table.on_disk for table in tables)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Row:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        table = self._tables[number]
+        return table[index - int(self._ends[number]) + len(table)]
+
+    def fingerprint(self) -> str:
+        """A key of what the tables hold."""
+        return fingerprint([table.fingerprint() for table in self._tables])
 
 
 class _LastRow:
     """Reads rows and remembers the last one. The memory is one tuple, replaced whole: safe between threads."""
 
     def __init__(self, source: RowSource, name: str):
-        self._source, self.name = source, name
+        self.source, self.name = source, name
         self._last: tuple[int, Mapping[str, Any]] | None = None
 
     def __call__(self, index: int) -> Mapping[str, Any]:
         last = self._last
         if last is None or last[0] != index:
-            self._last = last = (index, self._source[index])
+            self._last = last = (index, self.source[index])
         return last[1]
 
 
@@ -333,9 +398,20 @@ def _column(values: Any, key: str, name: str) -> Column:
     return list(values)
 
 
-def _take(column: Column, indices: np.ndarray) -> Column:
+def _content(column: Column) -> str:
     if isinstance(column, LazyColumn):
-        return column.take(indices)
+        return column.fingerprint()
+    return fingerprint(column) if isinstance(column, np.ndarray) else content({"": cell} for cell in column)
+
+
+def _rows_of(parts: Iterable[Mapping[str, Sequence[Any]]]) -> Iterator[Row]:
+    """Rows of parts of columns; what is no list or array of one length was found before."""
+    return (dict(zip(part, cells, strict=True)) for part in parts for cells in zip(*part.values(), strict=True))
+
+
+def _take(column: Column, indices: np.ndarray, taken: dict[int, np.ndarray]) -> Column:
+    if isinstance(column, LazyColumn):
+        return column.take(indices, taken)
     return column[indices] if isinstance(column, np.ndarray) else [column[index] for index in indices.tolist()]
 
 

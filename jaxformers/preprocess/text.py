@@ -7,6 +7,7 @@ A call never changes the tokenizer: truncation and padding are set on a copy tha
 ten microseconds. So one tokenizer may serve many threads, and no call sees what another asked for.
 """
 
+import hashlib
 import logging
 import types
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,13 @@ class Tokenizer(Vocabulary):
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
         self._attach()
+
+    def fingerprint(self) -> str:
+        """A key of what this tokenizer does to texts: that by which `Table.map` knows its results again."""
+        bare = self.__getstate__()
+        kept = {name: value for name, value in bare.items() if name not in ("backend", "_splitter", "_said")}
+        text = bare["backend"].to_str() + repr(sorted(kept.items()))
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     # ------------------------------------------------------------------------------------------------ text to ids
 

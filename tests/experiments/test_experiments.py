@@ -118,6 +118,24 @@ def test_rows_are_held_out_where_the_data_has_no_validation_split(tmp_path):
         finetune.read(config.replace(validation_split_percentage=0), str(tmp_path / "train.tsv"), glue.recipe("sst2"))
 
 
+def test_sources_are_mixed_by_weight_and_bad_records_left_out(tmp_path):
+    for name, count in (("a", 6), ("b", 30)):
+        (tmp_path / name).mkdir()
+        lines = [f"{name}{i}\t{i % 2}\n" for i in range(count)]
+        (tmp_path / name / "train.tsv").write_text("".join(["sentence\tlabel\n", *lines, "broken\n"]))
+        (tmp_path / name / "dev.tsv").write_text("".join(["sentence\tlabel\n", *lines[:2]]))
+    config = parse(glue.Config, ["--on-bad-record", "skip", "--output-dir", str(tmp_path / "out")], "", "glue")
+    source = f"2*{tmp_path}/a,1*{tmp_path}/b"
+    splits = finetune.read(config, source, glue.recipe("sst2"))
+    said = [text[0] for text in splits["train"]["sentence1"]]
+    assert (said.count("a"), said.count("b")) == (60, 30)
+    assert splits["validation"]["sentence1"] == ["a0", "a1", "b0", "b1"]
+    again = finetune.read(config, source, glue.recipe("sst2"))
+    assert list(again["train"]) == list(splits["train"])
+    report = (tmp_path / "out" / "bad_records.txt").read_text().splitlines()
+    assert report == [f"train.tsv line {line} has 1 fields, the header has 2" for line in (8, 32)]
+
+
 # -- NER ---------------------------------------------------------------------------------------------------------------
 
 
