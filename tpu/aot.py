@@ -35,12 +35,12 @@ from jaxformers.core import params as core_params
 from jaxformers.data import Table
 from jaxformers.errors import InputError
 from jaxformers.families import Model
+from jaxformers.parallel import costs
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.train.evaluation import OWN_LENGTHS, make_batches, own_lengths
 from jaxformers.train.losses import LossFn
 from jaxformers.train.record import used_columns
 from jaxformers.train.step import batch_sharding, make_eval_step, make_train_step
-from tpu import hlo
 from tpu.chips import Chip, chip_of
 from tpu.models import described
 
@@ -89,7 +89,7 @@ class Program:
 
     fits: bool
     memory: float
-    costs: hlo.Costs | None
+    costs: costs.Costs | None
     compile_seconds: float
 
 
@@ -178,8 +178,8 @@ def compiled(make: Callable[[], Any], chip: Chip) -> Program:
         + stats.temp_size_in_bytes
         + stats.generated_code_size_in_bytes
     )
-    costs = hlo.costs(program.as_text(), chip.flops, chip.memory_bandwidth)
-    return Program(memory <= chip.memory, memory, costs, seconds)
+    read = costs.costs(program.as_text(), chip.flops, chip.memory_bandwidth)
+    return Program(memory <= chip.memory, memory, read, seconds)
 
 
 def needed(message: str) -> float:

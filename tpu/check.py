@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxformers.errors import InputError
+from jaxformers.parallel import distributed
 from tpu.chips import CHIPS
 
 RESTS = 1 / 3  # a chip below this share of its peak is not well
@@ -116,15 +118,12 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
-def join() -> None:
-    """Joins the other hosts, where JAX finds that there are some (a TPU pod, SLURM, Kubernetes)."""
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        if "coordinator_address" not in str(error):  # what it says where it finds none
-            raise
-
-
 if __name__ == "__main__":
-    join()
-    sys.exit(main(sys.argv[1:]))
+    try:
+        distributed.start()  # joins the other hosts, where JAX finds that there are some (a TPU pod, SLURM, Kubernetes)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    status = main(sys.argv[1:])
+    distributed.finish()
+    sys.exit(status)

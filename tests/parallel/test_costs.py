@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpu import hlo
+from jaxformers.parallel import costs as hlo
 
 PEAK, BANDWIDTH = 1e12, 1e11
 
