@@ -30,6 +30,8 @@ __all__ = [
     "AutoImageProcessor",
     "AutoModel",
     "AutoModelForCausalLM",
+    "AutoModelForImageClassification",
+    "AutoModelForMaskedImageModeling",
     "AutoModelForMaskedLM",
     "AutoModelForMultipleChoice",
     "AutoModelForNextSentencePrediction",
@@ -72,6 +74,8 @@ class AutoHead:
 
 AutoModel = AutoHead(None)
 AutoModelForCausalLM = AutoHead("causal-lm")
+AutoModelForImageClassification = AutoHead("image-classification")
+AutoModelForMaskedImageModeling = AutoHead("masked-image-modeling")
 AutoModelForMaskedLM = AutoHead("masked-lm")
 AutoModelForMultipleChoice = AutoHead("multiple-choice")
 AutoModelForNextSentencePrediction = AutoHead("next-sentence-prediction")

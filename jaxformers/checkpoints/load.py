@@ -160,7 +160,7 @@ def read_params(
     wanted = {name: (path, shape) for name, path, shape in expected(declared)}
     others = {name for other in family.heads for name, _, _ in expected(family.declare(config, other))}
     there, dropped, unexpected = _canonical(family, weights, wanted, others)
-    if config.tie_word_embeddings:  # a table that is the words' unless the file holds another (T5)
+    if family.ties and config.tie_word_embeddings:  # a table that is the words' unless the file holds another (T5)
         there |= {name: there[words] for name, words in family.ties.items()
                   if name in wanted and name not in there and words in there}  # fmt: skip
 

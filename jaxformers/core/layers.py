@@ -1,13 +1,14 @@
-"""The small pure layers: linear, norm, embedding, activation, dropout; and how each declares its parameters.
+"""The small pure layers: linear, convolution, norm, embedding, activation, dropout; and how each declares its parameters.
 
 A layer is a pair: `declare_…` gives a tree of `Param`, and a function of the same shape of tree of arrays computes.
 
 Names carry shapes (`x_BLD`, `q_BLHK`); the letters are those of the einsums. The legend, for the whole project:
 B batch, L query length, S key length, D model width, H heads, G key-value heads, K head size, F feed-forward width,
-V vocabulary, C classes, N layers, P patches, T audio frames, T token types where there is no sound.
+V vocabulary, C classes, N layers, P patches, T audio frames, T token types where there is no sound. Of an image, and of a map
+of its features: Y rows, X columns, C channels, which always come last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,66 @@ def linear(params: Tree, x: jax.Array) -> jax.Array:
     return y
 
 
+def declare_conv(
+    inputs: int,
+    outputs: int,
+    window: tuple[int, ...],
+    name: str,
+    init: Initialiser,
+    *,
+    groups: int = 1,
+    bias: bool = True,
+) -> Tree:
+    """A convolution over places of one or more dimensions, [*window, inputs / groups, outputs]; PyTorch has outputs first."""
+    places = " ".join("tyx"[-len(window) :] if len(window) > 1 else "t")
+    axes = (*["window"] * len(window), "channels", "embed")
+    kernel = Param((*window, inputs // groups, outputs), axes, init, f"{name}.weight", f"o i {places} -> {places} i o")
+    tree: Tree = {"kernel": kernel}
+    if bias:
+        tree["bias"] = Param((outputs,), ("embed",), zeros, f"{name}.bias", decay=False)
+    return tree
+
+
+def conv(
+    params: Tree, x: jax.Array, stride: int = 1, padding: int | Sequence[tuple[int, int]] = 0, groups: int = 1
+) -> jax.Array:
+    """Convolution over all axes between the first and the last: [B, *places, inputs] -> [B, *fewer, outputs].
+
+    Args:
+      params: the tree of `declare_conv`.
+      x: the places, channels last.
+      stride: steps between windows, the same along each axis.
+      padding: zeros at both ends of each axis, or (before, after) for each axis.
+      groups: that inputs and outputs are divided into, of which each looks at itself alone.
+    """
+    kernel = params["kernel"]
+    window = kernel.shape[:-2]
+    if padding == 0 and groups == 1 and set(window) == {stride}:
+        y = patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])  # windows that do not overlap are one product
+    else:
+        ends = [(padding, padding)] * len(window) if isinstance(padding, int) else padding
+        places = "YX"[-len(window) :]
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (stride,) * len(window), ends, feature_group_count=groups,
+            dimension_numbers=(f"N{places}C", f"{places}IO", f"N{places}C"),
+        )  # fmt: skip
+    return y + jnp.broadcast_to(params["bias"], y.shape) if "bias" in params else y
+
+
+def patches(x: jax.Array, size: int) -> jax.Array:
+    """Cuts places into windows of `size` along each axis, each made one row: [B, *places, C] -> [B, *windows, size^n · C].
+
+    What is left over at an axis' end is dropped. A row's order is that of the axes, channels innermost.
+    """
+    B, *places, C = x.shape
+    counts = [length // size for length in places]
+    x = x[(slice(None), *(slice(count * size) for count in counts))]
+    x = x.reshape(B, *(n for count in counts for n in (count, size)), C)
+    n = len(places)
+    x = x.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+    return x.reshape(B, *counts, size**n * C)
+
+
 def declare_norm(width: int, name: str, bias: bool = True) -> Tree:
     """Scale and bias of a layer normalisation."""
     tree: Tree = {"scale": Param((width,), ("embed",), ones, f"{name}.weight", decay=False)}
@@ -85,6 +146,14 @@ def dropout(x: jax.Array, rate: float, rng: jax.Array | None) -> jax.Array:
         return x
     keep = random_words(rng, x.shape) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def drop_path(x: jax.Array, rate: float | jax.Array, rng: jax.Array | None) -> jax.Array:
+    """Stochastic depth (Huang et al. 2016): zeroes whole rows of the batch, a share `rate`, and scales up the rest."""
+    if rng is None or (isinstance(rate, float) and rate == 0.0):
+        return x
+    keep = jax.random.uniform(rng, (x.shape[0], *[1] * (x.ndim - 1))) >= rate
+    return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 def random_words(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -12,7 +12,8 @@ from jaxformers.core.cache import Cache
 class Output:
     """The result of a forward pass (a pytree; fields that do not exist are None).
 
-    Shapes: B batch, L length, D model width, C classes, V vocabulary, H heads, N layers.
+    Shapes: B batch, L length, D model width, C classes, V vocabulary, H heads, N layers; of images P patches, Y rows, X columns,
+    C channels.
 
     Args:
       last_hidden_state: [B, L, D].
@@ -28,7 +29,10 @@ class Output:
       end_top_log_probs: [B, m · n], the m likeliest last tokens' after each of these; by rank, then by first token.
       end_top_index: [B, m · n], where they stand.
       logits_aggregation: [B, C], table question answering: what is to be done with the cells.
-      cls_logits: [B], question answering by beams: positive says that the text holds no answer.
+      cls_logits: [B], question answering by beams: positive says that the text holds no answer; or [B, C], what DeiT's first
+        token says of the image.
+      distillation_logits: [B, C], what DeiT's second token, which learnt from a teacher, says of it.
+      reconstruction: [B, Y, X, C], an image whose hidden patches were drawn anew.
       cache: what a decoder remembers after these tokens; where it was given one.
       hidden_states: N + 1 arrays [B, L, D], the embeddings first; with `output_hidden_states=True`.
       attentions: N arrays [B, H, L, L]; with `output_attentions=True`.
@@ -54,6 +58,8 @@ class Output:
     end_top_index: jax.Array | None = None
     logits_aggregation: jax.Array | None = None
     cls_logits: jax.Array | None = None
+    distillation_logits: jax.Array | None = None
+    reconstruction: jax.Array | None = None
     cache: Cache | None = None
     hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None

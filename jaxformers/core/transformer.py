@@ -1,4 +1,4 @@
-"""The post-norm encoder block, and the stack that runs blocks over stacked parameters.
+"""The encoder blocks, post-norm and pre-norm, and the stack that runs blocks over stacked parameters.
 
 One layout, two executions: parameters are stacked on a leading `layers` axis, and a stack runs by `lax.scan` (deep, sharded
 or rematerialised: one layer is compiled) or by a Python loop over slices of the same tree (shallow on one device, where XLA
@@ -17,6 +17,7 @@ from jaxformers.core.layers import (
     ACTIVATIONS,
     declare_linear,
     declare_norm,
+    drop_path,
     dropout,
     layer_norm,
     linear,
@@ -91,15 +92,18 @@ class BlockNames:
     output_norm: str
 
 
-def declare_post_norm(config: BlockConfig, names: BlockNames, init: Initialiser) -> Tree:
-    """The parameters of one post-norm block. Heads are a real axis of the projections: [D, H, K]."""
+def declare_post_norm(config: BlockConfig, names: BlockNames, init: Initialiser, bias: bool = True) -> Tree:
+    """The parameters of one block, also of a pre-norm one. Heads are a real axis of the projections: [D, H, K].
+
+    `bias` says whether queries, keys and values have one.
+    """
     D, H, F = config.hidden_size, config.num_attention_heads, config.intermediate_size
     K = D // H
     return {
         "attention": {
-            "query": declare_heads_in(D, H, K, names.query, init),
-            "key": declare_heads_in(D, H, K, names.key, init),
-            "value": declare_heads_in(D, H, K, names.value, init),
+            "query": declare_heads_in(D, H, K, names.query, init, bias),
+            "key": declare_heads_in(D, H, K, names.key, init, bias),
+            "value": declare_heads_in(D, H, K, names.value, init, bias),
             "out": declare_heads_out(D, H, K, names.out, init),
         },
         "attention_norm": declare_norm(D, names.attention_norm),
@@ -184,6 +188,66 @@ def post_norm(
         if drop_feed_forward:
             h_BLD = dropout(h_BLD, config.hidden_dropout_prob, rng_output)
         x_BLD = layer_norm(params["output_norm"], x_BLD + h_BLD, config.layer_norm_eps)
+    return shard(x_BLD, "batch", "length", "embed"), weights_BHLS
+
+
+def feed_forward(params: Tree, x_BLD: jax.Array, activation: str) -> jax.Array:
+    """Two dense layers and an activation between them: [B, L, D] -> [B, L, F] -> [B, L, D]."""
+    h_BLF = shard(ACTIVATIONS[activation](linear(params["up"], x_BLD)), "batch", "length", "mlp")
+    return linear(params["down"], h_BLF)
+
+
+def pre_norm(
+    params: Tree,
+    x_BLD: jax.Array,
+    *,
+    config: BlockConfig,
+    mask: Mask | jax.Array | None = None,
+    bias: jax.Array | None = None,
+    rng: jax.Array | None,
+    maps: bool,
+    kernel: str | None,
+    widen: Callable[[Tree, jax.Array, str], jax.Array] = feed_forward,
+) -> tuple[jax.Array, jax.Array | None]:
+    """One pre-norm encoder block (Dosovitskiy et al. 2020): x + attention(norm(x)), x + feed-forward(norm(x)).
+
+    Where the parameters have `attention_scale` and `output_scale`, what is added is first multiplied by them, channel by channel
+    (Touvron et al. 2021, layer scale); where they have `path_rate`, it is dropped as a whole at that rate (stochastic depth).
+
+    Args:
+      params: the tree of `declare_post_norm`, and what is named above.
+      x_BLD: [B, L, D].
+      config: the model's numbers.
+      mask: where queries may look.
+      bias: added to the attention's logits, of a shape that broadcasts to [B, H, L, S].
+      rng: key for dropout; None means none.
+      maps: whether to return the attention weights.
+      kernel: the attention's kernel.
+      widen: the feed-forward layers, (params, x_BLD, activation) -> [B, L, D].
+
+    Returns:
+      The block's output [B, L, D] and, if `maps`, the attention weights [B, H, L, S].
+    """
+    rng_maps, rng_attention, rng_output, *rng_paths = split_rng(rng, 5)
+
+    def add(x_BLD: jax.Array, a_BLD: jax.Array, scale: str, rngs: tuple[Any, Any]) -> jax.Array:
+        a_BLD = dropout(a_BLD, config.hidden_dropout_prob, rngs[0])
+        if scale in params:
+            a_BLD = a_BLD * jnp.broadcast_to(params[scale], a_BLD.shape)
+        return x_BLD + (drop_path(a_BLD, params["path_rate"], rngs[1]) if "path_rate" in params else a_BLD)
+
+    attention = params["attention"]
+    with jax.named_scope("attention"):
+        y_BLD = layer_norm(params["attention_norm"], x_BLD, config.layer_norm_eps)
+        q_BLHK, k_BSHK, v_BSHK = (heads_in(attention[name], y_BLD) for name in ("query", "key", "value"))
+        a_BLHK, weights_BHLS = attend(
+            q_BLHK, k_BSHK, v_BSHK, mask, bias=bias, dropout_rate=config.attention_probs_dropout_prob, rng=rng_maps,
+            maps=maps, kernel=kernel,
+        )  # fmt: skip
+        x_BLD = add(x_BLD, heads_out(attention["out"], a_BLHK), "attention_scale", (rng_attention, rng_paths[0]))
+    with jax.named_scope("feed_forward"):
+        y_BLD = layer_norm(params["output_norm"], x_BLD, config.layer_norm_eps)
+        x_BLD = add(x_BLD, widen(params, y_BLD, config.hidden_act), "output_scale", (rng_output, rng_paths[1]))
     return shard(x_BLD, "batch", "length", "embed"), weights_BHLS
 
 

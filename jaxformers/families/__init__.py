@@ -41,6 +41,7 @@ MODULES = {
     "t5": "jaxformers.families.t5",
     "tapas": "jaxformers.families.tapas",
     "transfo-xl": "jaxformers.families.transfo_xl",
+    "vit": "jaxformers.families.vit",
     "xlm": "jaxformers.families.xlm",
     "xlm-roberta": "jaxformers.families.xlm_roberta",
     "xlnet": "jaxformers.families.xlnet",

@@ -8,10 +8,11 @@ import dataclasses
 import difflib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from reprlib import repr as shown  # values of a file, cut to a length that fits into a sentence
 from typing import Any, ClassVar, Self, TypeVar, get_args
 
+from jaxformers.core.layers import ACTIVATIONS
 from jaxformers.errors import ConfigError
 
 # Keys that change no number we compute, each with why.
@@ -67,6 +68,24 @@ class Config:
     def replace(self, **changes: Any) -> Self:
         """A copy with fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def check_numbers(config: Config, sizes: Iterable[str]) -> None:
+    """Refuses by name what no model can have: `sizes` below 1, shares outside of [0, 1), unknown activations, a width that its
+    heads do not divide. Raises `ConfigError`."""
+    for name in sizes:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, found {getattr(config, name)}")
+    for name, value in vars(config).items():
+        if name.endswith(("norm_eps", "initializer_range")) and value < 0:
+            raise ConfigError(f"{name} must not be negative, found {value}")
+        if ("dropout" in name or name == "drop_path_rate") and not 0 <= (value or 0) < 1:
+            raise ConfigError(f"{name} must be at least 0 and below 1, found {value}")
+        if name.endswith(("_act", "_activation")) and isinstance(value, str) and value not in ACTIVATIONS:
+            raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(sorted(ACTIVATIONS))}")
+    width, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
+    if getattr(config, "head_dim", None) is None and isinstance(heads, int) and width % heads:
+        raise ConfigError(f"hidden_size {width} does not divide into {heads} heads")
 
 
 MOST_LABELS = 1_000_000  # names are kept for each; beyond this a number is a slip, or an attack on memory

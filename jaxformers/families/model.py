@@ -29,6 +29,8 @@ CLASS_NAMES = {
     "pretraining": "ForPreTraining",
     "multiple-choice": "ForMultipleChoice",
     "table-question-answering": "ForQuestionAnswering",
+    "image-classification": "ForImageClassification",
+    "masked-image-modeling": "ForMaskedImageModeling",
 }
 
 # head -> the arrays it takes beside those of its trunk
@@ -130,8 +132,8 @@ class Model:
         Args:
           params: parameters of this model's structure.
           rng: key for dropout; None means none.
-          **inputs: `input_ids` [B, L], `attention_mask` [B, L], …; `output_hidden_states`, `output_attentions`,
-            `execution`. The family's function says which.
+          **inputs: `input_ids` [B, L], `attention_mask` [B, L], `pixel_values` [B, Y, X, C], …; `output_hidden_states`,
+            `output_attentions`, `execution`. The family's function says which.
 
         Returns:
           `Output`.

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from jaxformers.core import heads, positions
 from jaxformers.core.attention import padding_mask
-from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
+from jaxformers.core.layers import declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Param, Tree, normal
 from jaxformers.core.transformer import BlockNames, Execution, post_norm, stack
-from jaxformers.errors import ConfigError, InputError
-from jaxformers.families.config import Config
+from jaxformers.errors import InputError
+from jaxformers.families.config import Config, check_numbers
 from jaxformers.parallel.mesh import shard
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
@@ -49,19 +49,7 @@ class TextConfig(Config):
                                         "intermediate_size", "max_position_embeddings")  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in self.SIZES:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
-        for name, value in vars(self).items():
-            if "dropout" in name and not 0 <= (value or 0) < 1:
-                raise ConfigError(f"{name} must be at least 0 and below 1, found {value}")
-            if name.endswith(("_act", "_activation")) and isinstance(value, str) and value not in ACTIVATIONS:
-                raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(sorted(ACTIVATIONS))}")
-        if getattr(self, "head_dim", None) is None and self.hidden_size % self.num_attention_heads:
-            raise ConfigError(f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads")
+        check_numbers(self, self.SIZES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

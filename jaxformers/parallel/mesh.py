@@ -39,6 +39,8 @@ PARAMETER_RULES: Rules = {
     "types": None,
     "parts": None,  # of a projection that a checkpoint keeps as one tensor: query, key and value; gate and input
     "labels": None,
+    "window": None,  # of a convolution
+    "channels": None,
 }
 
 ACTIVATION_RULES: Rules = {

@@ -37,7 +37,7 @@ def row_weights(batch: Batch) -> jax.Array:
     weights = batch.get("example_weight")
     if weights is not None:
         return weights
-    rows = next(batch[name].shape[:1] for name in TARGETS if name in batch)
+    rows = next(batch[name].shape[:1] for name in (*TARGETS, "pixel_values") if name in batch)
     return jnp.ones(rows, jnp.float32)
 
 
@@ -139,6 +139,18 @@ def pretraining(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tupl
     return _joined(tokens(Output(logits=output.prediction_logits), batch, smoothing=smoothing), texts)
 
 
+def hidden_pixels(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """SimMIM's pretraining, how far a drawn pixel is from the image's where it was hidden: reconstruction and `pixel_values`
+    [B, Y, X, C], `bool_masked_pos` [B, P]."""
+    assert output.reconstruction is not None
+    B, Y, X, C = batch["pixel_values"].shape
+    hidden_BP = (batch["bool_masked_pos"] != 0) * row_weights(batch)[:, None]
+    side = round((Y * X / hidden_BP.shape[1]) ** 0.5)  # pixels along a patch
+    hidden_BYX = hidden_BP.reshape(B, Y // side, X // side).repeat(side, 1).repeat(side, 2)
+    far_BYX = jnp.abs(output.reconstruction.astype(jnp.float32) - batch["pixel_values"]).sum(-1)
+    return (far_BYX * hidden_BYX).sum(), (hidden_BYX.sum() + 1e-5) * C  # transformers' way not to divide by nothing
+
+
 def _joined(
     first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array], weight: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
@@ -152,12 +164,12 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
     Raises:
       InputError: the head has none.
     """
-    if head == "sequence-classification":
+    if head in ("sequence-classification", "image-classification"):
         if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
             return regression
         if config.problem_type == "multi_label_classification":
             return multi_label
-    if head in ("sequence-classification", "multiple-choice", "next-sentence-prediction"):
+    if head in ("sequence-classification", "image-classification", "multiple-choice", "next-sentence-prediction"):
         return partial(classification, smoothing=smoothing)
     if head in ("token-classification", "masked-lm", "seq2seq-lm"):
         return partial(tokens, smoothing=smoothing)
@@ -169,4 +181,6 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
         return beams
     if head == "pretraining":
         return partial(pretraining, smoothing=smoothing)
+    if head == "masked-image-modeling":
+        return hidden_pixels
     raise InputError(f"the head {head!r} has no default loss: pass loss_fn(output, batch) -> (sum, count)")

@@ -222,13 +222,14 @@ def make_eval_step(
 
 
 LABELS = ("labels", "start_positions", "end_positions")
+HIDDEN = ("bool_masked_pos",)  # what an input hides of itself is what is right
 PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
              "sop_logits")  # fmt: skip
 
 
 def has_labels(batch: Mapping[str, Any]) -> bool:
     """Whether a batch says what is right."""
-    return any(key in batch for key in LABELS)
+    return any(key in batch for key in (*LABELS, *HIDDEN))
 
 
 def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:

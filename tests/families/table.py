@@ -1,7 +1,8 @@
 """The one table of families that every parity and property test is parametrised over, and what those tests share.
 
-A new family adds one row here and its cases to `tests/goldens/make_goldens.py`; its heads come from its own module. Pure
-data and small functions, no tests; nothing here needs PyTorch.
+A new family adds one row here (of images in `sight`) and its cases to `tests/goldens/make_goldens.py` (of images to
+`tests/goldens/pixels.py`); its heads come from its own module. Pure data and small functions, no tests; nothing here needs
+PyTorch.
 """
 
 import dataclasses
@@ -24,59 +25,16 @@ from jaxformers.core.outputs import Output
 from jaxformers.core.params import Tree
 from jaxformers.families import Model, family_for
 from jaxformers.train import losses
+from tests.families import sight
+from tests.families.row import CLASSIFY, Row
 from tests.goldens import make_goldens
-from tests.goldens.make_goldens import draw, inputs, labels, spread
+from tests.goldens.drawing import draw
+from tests.goldens.make_goldens import spread
 
 Arrays = dict[str, np.ndarray]
 TOLERANCE = 1e-5  # absolute, on values of order 1, in float32; a difference has a cause, which is found instead
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Row:
-    """One family.
-
-    Args:
-      family: its `model_type`.
-      config: a tiny config.json; every size in it divides by 8, so that 8 devices can share it.
-      whole: the head with the most parts, for properties that are dear to check.
-      variants: name -> the heads it concerns, and what to change in the config (parity).
-      without: heads that variants alone check, for with this config their gradients are too large for float32 to agree in.
-      brief: whether without PyTorch two of its heads are checked, the states and `whole`: the others are another family's,
-        or a few lines over the same states.
-      lineage: whether it stands for others in the properties that are dear to check.
-      longest: tokens in the longest text it takes; None means there is no such length.
-      fixed: tensors that PyTorch keeps and may save, and we compute.
-      padding_looks: whether padding looks around too (at what is not defined), so that only real tokens' outputs are.
-    """
-
-    family: str
-    config: Mapping[str, Any]
-    whole: str
-    variants: Mapping[str, tuple[tuple[str | None, ...], Mapping[str, Any]]]
-    without: tuple[str, ...] = ()
-    brief: bool = False
-    lineage: bool = False
-    longest: int | None = 24
-    padding_looks: bool = False
-    fixed: tuple[str, ...] = ()
-
-    @property
-    def heads(self) -> list[str | None]:
-        """The heads to check against PyTorch."""
-        return [head for head in family_for(self.family).heads if head not in self.without]
-
-    @property
-    def plain_heads(self) -> list[str | None]:
-        """The heads to check without it."""
-        return [None, self.whole] if self.brief else self.heads
-
-    def config_for(self, head: str | None) -> dict[str, Any]:
-        """The config, with three classes for the heads that have classes."""
-        names = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
-        return {**self.config, "id2label": names} if head in CLASSIFY else dict(self.config)
-
-
-CLASSIFY = ("sequence-classification", "token-classification")
 TARGETS = {  # what a text is classified by; the same for every family
     "regression": (("sequence-classification",), {"problem_type": "regression", "id2label": {"0": "score"}}),
     "multi-label": (("sequence-classification",), {"problem_type": "multi_label_classification"}),
@@ -536,6 +494,7 @@ THEIRS = (
     TAPAS,
     *DECODERS,
     *ENCODER_DECODERS,
+    *sight.ROWS,
 )
 ROWS = (*THEIRS, TRANSFO_XL)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
@@ -576,8 +535,7 @@ def sample(
     config: Mapping[str, Any], head: str | None, batch: int | None = None, length: int = 7
 ) -> tuple[Arrays, Arrays]:
     """Inputs for a head, and what it learns from them."""
-    given = inputs(dict(config), head, batch, length)
-    return given, labels(dict(config), head, given["attention_mask"])
+    return make_goldens.sample(dict(config), head, batch, length)
 
 
 def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Array:
@@ -605,7 +563,7 @@ def loss_and_gradient(model: Model, **options: Any) -> Callable[[Tree, Any, Any]
 
     def loss(params: Tree, given: Any, wanted: Any) -> tuple[jax.Array, Output]:
         output = forward(model, **options)(params, given)
-        return loss_of(model, output, wanted), output
+        return loss_of(model, output, {**given, **wanted}), output
 
     return jax.value_and_grad(loss, has_aux=True)
 

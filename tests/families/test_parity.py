@@ -30,9 +30,11 @@ from jaxformers.families import (
     text_decoder,
     text_encoder,
     text_seq2seq,
+    vision_encoder,
     xlm,
     xlnet,
 )
+from tests.families.sight import VIT
 from tests.families.table import (
     ALBERT,
     BART,
@@ -161,7 +163,8 @@ def test_a_file_with_one_table_where_there_may_be_two(tmp_path):
 def test_their_config_reads_ours_as_it_was(row, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = row.config_for("sequence-classification") | {"problem_type": "multi_label_classification"}
-    head = "sequence-classification" if "sequence-classification" in family_for(row.family).heads else row.whole
+    classify = ("sequence-classification", "image-classification")
+    head = next((head for head in classify if head in family_for(row.family).heads), row.whole)
     theirs, ours = theirs_loaded(row, head, config, tmp_path / "theirs")
     jf.save(ours, tmp_path / "ours")
     again = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
@@ -526,6 +529,17 @@ OF_FAMILIES = {
     "gemma2: a norm before for one after": (GEMMA2, norms_swapped),
     "gemma3: one kind of rotations": (GEMMA3, with_config(rope_local_base_freq=1000.0)),
     "gemma3: kinds in the other order": (GEMMA3, with_config(layer_types=("full_attention", "sliding_attention"))),
+    "vit: epsilon": (VIT, with_config(layer_norm_eps=1e-4)),
+    "vit: gelu by tanh": (VIT, with_config(hidden_act="gelu_new")),
+    "vit: rows of pixels for columns": (
+        VIT,
+        patched(
+            vision_encoder,
+            "conv",
+            lambda params, x, *args, right=vision_encoder.conv: right(params, x.swapaxes(1, 2), *args),
+        ),
+    ),
+    "vit: norm after": (VIT, patched(vision_encoder, "pre_norm", partial(transformer.post_norm, mask=None))),
     "modernbert: input and gate": (
         MODERNBERT,
         patched(modernbert, "project", lambda *args, right=modernbert.project: right(*args)[::-1]),

@@ -53,10 +53,11 @@ from tests.goldens import make_goldens
 QUICK = {"xla_backend_optimization_level": 0}
 
 each_head = pytest.mark.parametrize(("row", "head"), LINEAGE_HEADS, ids=name_of)
+each_text = pytest.mark.parametrize(("row", "head"), [pair for pair in LINEAGE_HEADS if pair[0].reads], ids=name_of)
 each_row = pytest.mark.parametrize("row", LINEAGES, ids=name_of)
 # Cheap enough for every family: what compiles nothing.
 every_head = pytest.mark.parametrize(("row", "head"), PLAIN_HEADS, ids=name_of)
-every_row = pytest.mark.parametrize("row", ROWS, ids=name_of)
+every_text = pytest.mark.parametrize("row", [row for row in ROWS if row.reads], ids=name_of)
 
 
 @cache
@@ -83,7 +84,7 @@ def outputs(named: Arrays) -> Arrays:
     return {name: array for name, array in named.items() if name != "loss" and not name.startswith("gradient")}
 
 
-@each_head
+@each_text
 def test_more_padding_changes_nothing(row, head):
     model = strong(row, head)
     given, _ = sample(row.config_for(head), head)
@@ -100,7 +101,8 @@ def test_a_row_does_not_depend_on_the_others(row, head):
     choices = head == "multiple-choice"
     given, _ = sample(row.config_for(head), head, batch=2 if choices else 3)
     other = {name: np.concatenate([rows[:1], rows[:0:-1]]) for name, rows in given.items()}
-    other["attention_mask"][1:] = 1
+    if row.reads:
+        other["attention_mask"][1:] = 1
     before, found = (flat(forward(model)(model.params, each)) for each in (given, other))
     rows = 3 if choices else 1  # choices are rows of the middle states
     first = lambda named: {k: v[: rows if "." in k else 1] for k, v in named.items()}  # noqa: E731
@@ -137,9 +139,11 @@ EXECUTIONS = {
 }
 
 
-def mostly(names: Iterable[str], *others: str) -> pytest.MarkDecorator:
-    """Every name with BERT, and those of `others`, which have all that the rest have, with each other lineage."""
-    pairs = [(row, name) for row in LINEAGES for name in (names if row is BERT else others)]
+def mostly(names: Iterable[str], *others: str, images: str | None = None) -> pytest.MarkDecorator:
+    """Every name with BERT, and those of `others`, which have all that the rest have, with each other lineage; those that take
+    images have `images` in their place, if there is one."""
+    seen = (images,) if images else others
+    pairs = [(row, name) for row in LINEAGES for name in (names if row is BERT else others if row.reads else seen)]
     return pytest.mark.parametrize(("row", "how"), pairs, ids=name_of)
 
 
@@ -207,7 +211,7 @@ def reference_of_eight(row: Row) -> Arrays:
     return flat_results(model, *run(model.params, *sample(row.config, row.whole, batch=8, length=8)))
 
 
-@mostly(MESHES, "fsdp, sequence and tensor")
+@mostly(MESHES, "fsdp, sequence and tensor", images="data, fsdp and tensor")  # an odd number of tokens is cut nowhere
 def test_eight_devices_compute_what_one_does(row, how):
     model = strong(row, row.whole)
     mesh = make_mesh(MESHES[how])
@@ -248,7 +252,7 @@ def test_half_precision_stays_near(row):
     assert_same({k: v.astype(np.float32) for k, v in flat(found).items()}, outputs(reference(row, row.whole)), 0.1)
 
 
-@each_head
+@each_text
 def test_middle_states_have_their_shapes(row, head):
     found = reference(row, head)
     given, _ = sample(row.config_for(head), head)
@@ -274,7 +278,7 @@ def test_middle_states_have_their_shapes(row, head):
 
 
 @pytest.mark.parametrize("given", [{}, {"input_ids": np.ones((1, 2), int), "inputs_embeds": np.ones((1, 2, 32))}])
-@every_row
+@every_text
 def test_ids_or_vectors_but_not_both_and_not_none(row, given):
     model = strong(row, None)
     if row in ENCODER_DECODERS:
@@ -283,7 +287,7 @@ def test_ids_or_vectors_but_not_both_and_not_none(row, given):
         model.apply(model.params, **given)
 
 
-@every_row
+@every_text
 def test_a_text_longer_than_the_model_is_refused(row):
     model = strong(row, None)
     ids = np.full((1, 25 if row.longest is None else row.longest + 1), 5, np.int32)

@@ -19,7 +19,7 @@ GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 ONE_A_FAMILY = ("bert-base-uncased", "distilbert-base-uncased", "roberta-base", "xlm-roberta-base",
                 "electra-small-discriminator", "albert-base-v2", "ModernBERT-base", "deberta-v2-xlarge",
                 "xlm-mlm-ende-1024", "xlnet-base-cased", "tapas-base", "gpt2", "Llama-2-7b", "openai-gpt",
-                "ctrl", "pythia-70m")  # fmt: skip
+                "ctrl", "pythia-70m", "vit-base-patch16-224")  # fmt: skip
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 FAIRSEQ = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -145,6 +145,8 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
     "bart-base": ({"model_type": "bart", "d_model": 768, **BART_BASE}, 139_420_416),
     "bart-large": ({"model_type": "bart"}, 406_291_456),
     "mbart-large-50": ({"model_type": "mbart", "vocab_size": 250054}, 610_879_488),
+    "vit-base-patch16-224": ({"model_type": "vit"}, 86_389_248),
+    "vit-large-patch32-384": ({"model_type": "vit", **LARGE, "patch_size": 32, "image_size": 384}, 306_657_280),
     "nllb-200-distilled-600M": ({"model_type": "m2m_100", "vocab_size": 256206}, 615_073_792),
 }
 GONE = {"transfo-xl-wt103": ({"model_type": "transfo-xl"}, 283_885_936)}  # counted by an older transformers
@@ -205,7 +207,7 @@ def test_a_forward_at_real_size_gives_its_shapes_and_takes_no_memory(name):
 def test_real_sizes_can_be_cut_over_eight_devices(name, mesh):
     raw = PUBLISHED[name][0]
     words = [head for head in ("causal-lm", "masked-lm", "seq2seq-lm") if head in family_for(raw["model_type"]).heads]
-    _, config, tree = declared(raw, words[0])
+    _, config, tree = declared(raw, words[0] if words else None)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if heads % mesh.tensor:
         with pytest.raises(InputError, match="'heads' of size"):

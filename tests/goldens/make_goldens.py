@@ -1,19 +1,23 @@
 """Makes the goldens: what PyTorch transformers computes for tiny models, so that plain `pytest` needs no PyTorch.
 
-    python tests/goldens/make_goldens.py
+    python -m tests.goldens.make_goldens [family …]
 
-Imports nothing of jaxformers. No weight file is kept: every weight is drawn from its own name, here and in the tests.
-A golden changes only when a case is added or changed below, or when transformers itself computes something else; never
-because a test fails.
+Here: those of texts; of images `tests.goldens.pixels`. Imports nothing of jaxformers. No weight file is kept: every weight is
+drawn from its own name, here and in the tests. A golden changes only when a case is added or changed below, or when transformers
+itself computes something else; never because a test fails.
 """
 
 import json
 import math
-import zlib
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tests.goldens import pixels
+from tests.goldens.drawing import draw, integers
 
 HERE = Path(__file__).parent
 WHOLE = 256  # numbers; of a larger result only a probe is kept
@@ -338,7 +342,9 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
         for name, config in ENCODER_DECODERS.items()
         for case, what in heads_of_encoder_decoders(name, config).items()
     },
+    **pixels.CASES,
 }
+NOT_TEXTS = {family: module for module in (pixels,) for family in module.FAMILIES}  # model_type -> whose `sample` it is
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
           "logits_aggregation", "logits")  # fmt: skip
 # XLNet's, of targets, which these inputs lack; TAPAS', by which a column is chosen and not how surely, and its pooler where
@@ -348,22 +354,14 @@ UNLEARNT = ("final_logits_bias", "mask_emb", "transformer.mask_emb", "column_out
 SHAPES = {"bert-base": ("BertForPreTraining", {"model_type": "bert"})}
 
 
-def draw(name: str, shape: tuple[int, ...], std: float = 0.2) -> np.ndarray:
-    """Uniform float32 numbers of standard deviation `std` that depend on nothing but `name`; a norm's scale is about 1.
-
-    At the usual 0.02 a wrong activation would hide below the tolerance. Taken from the generator's raw bits, whose
-    stream NumPy guarantees, not from its distributions, whose stream it does not.
-    """
-    raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
-    values = (2 * (raw >> np.uint64(11)) * 2.0**-53 - 1) * std * math.sqrt(3)
-    is_scale = len(shape) == 1 and name.endswith("weight")
-    return (values + is_scale).reshape(shape).astype(np.float32)
-
-
-def integers(name: str, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
-    """Whole numbers from `low` to `high` (not included) that depend on nothing but `name`."""
-    raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
-    return (low + raw % np.uint64(high - low)).astype(np.int32).reshape(shape)
+def sample(
+    config: dict[str, Any], head: str | None, batch: int | None = None, length: int = 7
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Inputs for a head, and what it learns from them."""
+    if config["model_type"] in NOT_TEXTS:
+        return NOT_TEXTS[config["model_type"]].sample(config, head, batch, length)
+    given = inputs(config, head, batch, length)
+    return given, labels(config, head, given["attention_mask"])
 
 
 def inputs(
@@ -484,10 +482,27 @@ def torch_model(architecture: str, config: dict[str, Any]) -> Any:
     if getattr(model, "lm_head", None) is not None and words_apart(config):
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
         model.all_tied_weights_keys.pop("lm_head.weight")
-    with torch.no_grad():
-        for name, parameter in parameters_of(model).items():
-            parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape))))
-    return model.eval()
+    files = {name: draw(name, tuple(p.shape)) for name, p in as_in_file(model, parameters_of(model)).items()}
+    if files.keys() == parameters_of(model).keys():
+        with torch.no_grad():
+            for name, parameter in parameters_of(model).items():
+                parameter.copy_(torch.from_numpy(files[name]))
+        return model.eval()
+    from safetensors.numpy import save_file  # where its names are others than the file's, it reads a file
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        save_file(files, f"{folder}/model.safetensors", metadata={"format": "pt"})
+        return type(model).from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def as_in_file(model: Any, named: dict[str, Any]) -> dict[str, Any]:
+    """Tensors of a model's parameters under the names, and in the shapes, in which they are saved (of texts: the same)."""
+    if model.config.model_type not in NOT_TEXTS:
+        return named
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(model, named)
 
 
 def words_apart(config: dict[str, Any]) -> bool:
@@ -513,12 +528,22 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
     name."""
     import torch
 
-    def tensor(array: np.ndarray) -> Any:
-        return torch.from_numpy(array if array.dtype == np.float32 else array.astype(np.int64))
+    def tensor(array: np.ndarray, name: str = "") -> Any:
+        kind = np.float32 if array.dtype == np.float32 else np.bool_ if name.startswith("bool_") else np.int64
+        array = np.moveaxis(array, -1, 1) if name == "pixel_values" else array
+        return torch.from_numpy(np.ascontiguousarray(array, kind))
+
+    def channels_last(key: str, value: Any) -> Any:
+        """PyTorch's images and maps of features have their channels first, ours last."""
+        if isinstance(value, tuple):
+            return tuple(channels_last(key, each) for each in value)
+        return value.movedim(1, -1) if value.ndim == 4 and "attentions" not in key else value
 
     model.zero_grad()
-    named = {name: tensor(array) for name, array in (inputs | labels).items()}
+    named = {name: tensor(array, name) for name, array in (inputs | labels).items()}
     output = model(**named, output_hidden_states=True, output_attentions=True)
+    if "pixel_values" in inputs:
+        output = {key: channels_last(key, value) for key, value in output.items() if value is not None}
     loss = output.get("loss")
     if loss is None:
         states = (output[key].sigmoid() if key == "logits" else output[key] for key in PROBED if key in output)
@@ -530,8 +555,8 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
     for name, parameter in parameters_of(model).items():
         if parameter.grad is None and name in UNLEARNT:
             parameter.grad = torch.zeros_like(parameter)
-        if parameter.grad is not None:
-            found[f"gradient {name}"] = parameter.grad
+    gradients = {name: p.grad for name, p in parameters_of(model).items() if p.grad is not None}
+    found |= {f"gradient {name}": gradient for name, gradient in as_in_file(model, gradients).items()}
     return {key: value.detach().numpy() for key, value in found.items()}
 
 
@@ -554,12 +579,11 @@ def kept(name: str, array: np.ndarray) -> Any:
 def golden(architecture: str, head: str | None, config: dict[str, Any]) -> dict[str, Any]:
     """One case: config, inputs, the shape of each tensor, and what came out."""
     model = torch_model(architecture, config)
-    given = inputs(config, head)
-    wanted = labels(config, head, given["attention_mask"])
+    given, wanted = sample(config, head)
     return {
         "head": head,
         "config": config,
-        "shapes": {name: list(p.shape) for name, p in parameters_of(model).items()},
+        "shapes": {name: list(p.shape) for name, p in as_in_file(model, parameters_of(model)).items()},
         "inputs": {name: array.tolist() for name, array in given.items()},
         "labels": {name: _short(array) for name, array in wanted.items()},
         "results": {name: kept(name, array) for name, array in torch_results(model, given, wanted).items()},
@@ -584,7 +608,7 @@ def _short(array: np.ndarray) -> Any:
 
 
 def main() -> None:
-    for family in {config["model_type"] for _, _, config in CASES.values()}:
+    for family in set(sys.argv[1:]) or {config["model_type"] for _, _, config in CASES.values()}:
         cases = {name: golden(*case) for name, case in CASES.items() if case[2]["model_type"] == family}
         lines = ",\n".join(
             f"{json.dumps(name)}: {json.dumps(case, separators=(',', ':'))}" for name, case in cases.items()
