@@ -97,17 +97,13 @@ def test_a_new_head_on_a_published_trunk(tmp_path, caplog):
 
 
 def test_a_train_step_on_images(tmp_path):
-    """State in, state out: images, labels and hidden patches go through the step that texts go through."""
+    """State in, state out: images and what is hidden of them go through the step that texts go through."""
     from jaxformers.train import TrainingArguments, make_train_step
 
-    for head in ("image-classification", "masked-image-modeling"):
-        model = jf.load(
-            {**VIT.config_for(head), "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}, head=head
-        )
-        step = make_train_step(
-            model, TrainingArguments(output_dir=str(tmp_path), learning_rate=1e-3), num_training_steps=4
-        )
-        given, wanted = sample(VIT.config_for(head), head, batch=8)
-        state, before = step(step.init(), step.put({**given, **wanted}))
-        _, after = step(state, step.put({**given, **wanted}))
-        assert after["loss_sum"] / after["loss_count"] < before["loss_sum"] / before["loss_count"]
+    head = "masked-image-modeling"
+    model = jf.load({**VIT.config_for(head), "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}, head=head)
+    step = make_train_step(model, TrainingArguments(output_dir=str(tmp_path), learning_rate=1e-3), num_training_steps=4)
+    given, wanted = sample(VIT.config_for(head), head, batch=8)
+    state, before = step(step.init(), step.put({**given, **wanted}))
+    _, after = step(state, step.put({**given, **wanted}))
+    assert after["loss_sum"] / after["loss_count"] < before["loss_sum"] / before["loss_count"]
