@@ -21,6 +21,8 @@ _HOMES = {
     "load_image_processor": "jaxformers.preprocess",
     "load_processor": "jaxformers.preprocess",
     "load_tokenizer": "jaxformers.preprocess",
+    "lora": "jaxformers.checkpoints",
+    "merge": "jaxformers.checkpoints",
     "pipeline": "jaxformers.pipelines",
     "register_pipeline": "jaxformers.pipelines",
     "save": "jaxformers.checkpoints",

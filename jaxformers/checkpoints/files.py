@@ -30,6 +30,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin" + INDEX,
 )
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 WEIGHT_SUFFIXES = (".safetensors", ".msgpack", ".bin", ".h5", ".ot", ".onnx", ".gguf", ".pt", ".pth", ".ckpt")
 
 # Configs, vocabularies, sentencepiece models, chat templates.
@@ -47,7 +48,7 @@ def locate(path_or_id: str | os.PathLike[str], *, revision: str | None = None, w
     Args:
         path_or_id: a folder in Hugging Face layout, or a hub id (`name` or `org/name`). A folder of that name wins.
         revision: branch, tag or commit on the hub; None means its default. A local folder has none.
-        weights: False leaves the weights out (a tokenizer alone) and asks for no config.json.
+        weights: False leaves the weights out (a tokenizer alone) and asks for no config.json. An adapter needs none either.
 
     Returns:
         The folder. Of a hub model it holds the small files and one weight format.
@@ -183,7 +184,7 @@ def contents(folder: Path) -> str:
 
 
 def _with_config(folder: Path, asked: str) -> Path:
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         raise CheckpointError(f"{asked} holds no config.json, which a model folder needs; {contents(folder)}")
     return folder
 
@@ -248,6 +249,8 @@ def _wanted(repo: str, files: Iterable[str], weights: bool) -> list[str]:
     small = [name for name in small if name.endswith(_SMALL_SUFFIXES)]
     if not weights:
         return small
+    if ADAPTER_CONFIG in small and not any(name in top for name in WEIGHT_FILES):
+        return [*small, ADAPTER_WEIGHTS]
     if "config.json" not in small:
         raise CheckpointError(f"{repo} on the hub holds no config.json, so it is no transformers model")
     best = next((name for name in WEIGHT_FILES if name in top), None)

@@ -5,12 +5,13 @@ place on the devices as soon as it is read, so that a host never holds the model
 """
 
 import dataclasses
+import functools
 import gc
 import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxformers.checkpoints.files import locate, read_json
+from jaxformers.checkpoints.int8 import in_8_bits, quantise, quantised_family
 from jaxformers.checkpoints.mapping import expected, file_names, from_file, is_stacked, layer_shape
+from jaxformers.checkpoints.peft import base_of, is_adapter, with_adapter
 from jaxformers.checkpoints.readers import Weights, open_weights
 from jaxformers.core import params as core_params
 from jaxformers.core.params import Param, Tree, initialise_leaf, leaves, nested, shardings
@@ -40,17 +43,21 @@ def load(
     mesh: Mesh | None = None,
     seed: int = 0,
     revision: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> Model:
     """Loads a checkpoint, or builds a model from a config alone.
 
     Args:
-      source: a local folder in Hugging Face layout, a hub id, a config as a dict (with `model_type`), or a `Config`.
+      source: a local folder in Hugging Face layout, a hub id, a config as a dict (with `model_type`), or a `Config`. Where it
+        holds an adapter alone (PEFT's files), the model that it stands on is loaded, too.
       head: the task head, such as `"sequence-classification"`; None gives hidden states.
-      dtype: how parameters are stored, whatever the file holds.
+      dtype: how parameters are stored, whatever the file holds; "int8" stores kernels in 8 bits, the rest in float32, for
+        inference (`checkpoints.int8`).
       mesh: where they live; None means the default device.
       seed: for what is drawn anew: everything with a bare config, else a head the file does not hold.
       revision: branch, tag or commit of a hub id.
+      adapter: a folder or hub id with a LoRA adapter in PEFT's files, to be put on the model (`checkpoints.lora`).
       **overrides: config values under transformers' names (`num_labels=3`).
 
     Returns:
@@ -65,17 +72,29 @@ def load(
     >>> load(tiny, head="sequence-classification", num_labels=3).apply
     <bound method Model.apply of ...>
     """
-    dtype = _float_dtype(dtype)
-    family, config, folder = _described(source, head, revision, overrides)
+    in_bits, dtype = dtype == "int8", _float_dtype("float32" if dtype == "int8" else dtype)
+    family, config, folder, own_adapter = _described(source, head, revision, overrides)
+    if own_adapter is not None and adapter is not None:
+        raise InputError(f"{source} is an adapter, and stands under no other: found adapter={os.fspath(adapter)!r}")
+    adapter = own_adapter if adapter is None else adapter
     if folder is None:
         declared = family.declare(config, head)
-        return Model(family, head, config, core_params.initialise(declared, jax.random.key(seed), dtype, mesh))
+        model = Model(family, head, config, core_params.initialise(declared, jax.random.key(seed), dtype, mesh))
+        model = quantise(model) if in_bits else model
+        return model if adapter is None else with_adapter(model, adapter)
     with open_weights(folder) as weights:
-        params, report = read_params(family, config, head, weights, dtype, mesh, seed)
-    if line := report.line():
-        LOG.warning("%s: %s", source, line)
+        keep = functools.partial(in_8_bits, family) if in_bits else lambda path, param, leaf: {path: leaf}
+        params, report = read_params(family, config, head, weights, dtype, mesh, seed, keep)
     generation = folder / "generation_config.json"
-    return Model(family, head, config, params, read_json(generation) if generation.is_file() else {})
+    family = quantised_family(family) if in_bits else family
+    model = Model(family, head, config, params, read_json(generation) if generation.is_file() else {})
+    line = report.line()
+    if adapter is not None:
+        model = with_adapter(model, adapter)
+        line = report.without(model).line()
+    if line:
+        LOG.warning("%s: %s", source, line)
+    return model
 
 
 def outline(
@@ -94,7 +113,7 @@ def outline(
     >>> model.params["embeddings"]["word"].shape
     (32000, 4096)
     """
-    family, config, _ = _described(source, head, revision, overrides)
+    family, config, *_ = _described(source, head, revision, overrides)
     return Model(family, head, config, core_params.abstract(family.declare(config, head), _float_dtype(dtype)))
 
 
@@ -106,7 +125,7 @@ def describe(
     **overrides: Any,
 ) -> tuple[Family, Any]:
     """The family and the config that `load` would give these arguments, without the parameters. Raises as it does."""
-    family, config, _ = _described(source, head, revision, overrides)
+    family, config, *_ = _described(source, head, revision, overrides)
     return family, config
 
 
@@ -115,18 +134,22 @@ def _described(
     head: str | None,
     revision: str | None,
     overrides: Mapping[str, Any],
-) -> tuple[Family, Config, Path | None]:
-    """The family and config of a source that has this head, and the folder its weights are in (of a config alone: None)."""
+) -> tuple[Family, Config, Path | None, Path | None]:
+    """The family and config of a source that has this head, the folder its weights are in (of a config alone: None), and that
+    of its adapter, if it is one."""
     if isinstance(source, Config | Mapping):
         family, config = _from_config(source, overrides)
-        folder = None
+        folder = adapter = None
     else:
-        folder = locate(source, revision=revision)
-        raw = read_json(folder / "config.json")
+        folder, adapter = locate(source, revision=revision), None
+        raw = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        if is_adapter(folder):
+            adapter, folder = folder, locate(base_of(folder))
+            raw = raw or read_json(folder / "config.json")
         family = _family(raw, f"{source}: config.json")
         config = family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
     family.forward(head)
-    return family, config, folder
+    return family, config, folder, adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +164,11 @@ class Report:
     initialised: tuple[str, ...]
     dropped: tuple[str, ...]
 
+    def without(self, model: Model) -> "Report":
+        """The report of a model whose adapter has brought parameters of its own: what was drawn for them is not told."""
+        brought = {name for _, param in leaves(model.declare()) if param.learns for name in file_names(param)}
+        return Report(tuple(name for name in self.initialised if name not in brought), self.dropped)
+
     def line(self) -> str:
         """The report as one line; empty where there is nothing to say."""
         parts = []
@@ -152,9 +180,20 @@ class Report:
 
 
 def read_params(
-    family: Family, config: Any, head: str | None, weights: Weights, dtype: Any, mesh: Mesh | None, seed: int
+    family: Family,
+    config: Any,
+    head: str | None,
+    weights: Weights,
+    dtype: Any,
+    mesh: Mesh | None,
+    seed: int,
+    keep: Callable[[tuple[str, ...], Param, jax.Array], dict[tuple[str, ...], jax.Array]],
 ) -> tuple[Tree, Report]:
-    """Reads the parameters of `family` with `head` out of `weights`. Raises `CheckpointError` listing all misfits."""
+    """Reads the parameters of `family` with `head` out of `weights`; `keep` says as what each is kept.
+
+    Raises:
+      CheckpointError: listing all misfits.
+    """
     declared = family.declare(config, head)
     core_params.check_fits(declared, dtype)
     wanted = {name: (path, shape) for name, path, shape in expected(declared)}
@@ -186,10 +225,11 @@ def read_params(
         if any(name in new for name in names):
             if not all(name in new for name in names):
                 raise CheckpointError(f"{weights.source} holds only some layers of {param.name}")
-            flat[path] = jax.device_put(initialise_leaf(path, param, key, dtype), sharding)
+            leaf = jax.device_put(initialise_leaf(path, param, key, dtype), sharding)
         else:
-            flat[path] = _read_leaf(weights, param, [there[name][0] for name in names], dtype, sharding)
-        jax.block_until_ready(flat[path])
+            leaf = _read_leaf(weights, param, [there[name][0] for name in names], dtype, sharding)
+        flat |= jax.block_until_ready(keep(path, param, leaf))
+        del leaf
         gc.collect(0)  # JAX lets go of the array that has travelled when the youngest garbage is looked through
     report = Report(tuple(name for name in wanted if name in new), tuple(dropped))
     return nested(flat), report

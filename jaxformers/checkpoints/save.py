@@ -17,7 +17,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from jaxformers.checkpoints.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from jaxformers.checkpoints.int8 import QuantisedFamily
+from jaxformers.checkpoints.lora import AdaptedFamily
 from jaxformers.checkpoints.mapping import file_names, is_stacked, to_file
+from jaxformers.checkpoints.peft import PREFIX, adapter_config
 from jaxformers.core.params import leaves
 from jaxformers.errors import InputError
 from jaxformers.families import Model
@@ -32,6 +36,8 @@ def save(
 ) -> None:
     """Writes `model` in Hugging Face layout. In a run of several processes all call it, and the first writes.
 
+    Of an adapted model (`lora`) the adapter alone is written, in PEFT's files, and its config.json.
+
     The host holds one file's tensors at a time, also where the parameters lie on many devices.
 
     Args:
@@ -42,16 +48,21 @@ def save(
         that is larger has a file of its own.
 
     Raises:
-      InputError: the folder cannot be written, or the size not be read.
+      InputError: the folder cannot be written, the size not be read, or the model is in 8 bits.
     """
     limit = _bytes(max_shard_size)
+    if isinstance(model.family, QuantisedFamily):
+        raise InputError("a model in 8 bits is for inference: save the one it was made of")
     directory = Path(directory)
     if jax.process_index() == 0:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}") from None
-    _write_weights(model, directory, limit)
+    if isinstance(model.family, AdaptedFamily):
+        _write_adapter(model, directory)
+    else:
+        _write_weights(model, directory, limit)
     if jax.process_index() != 0:
         return
     config = model.family.config_to_hf(model.config, model.family.architectures[model.head])
@@ -64,15 +75,18 @@ def save(
 
 
 def tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of the model under its checkpoint name and in its checkpoint layout, one at a time."""
-    ours, theirs = model.family.prefix, model.family.prefix_of(model.head)
+    """Every tensor of the model under its checkpoint name and in its checkpoint layout, one at a time; of an adapted model
+    those of its adapter."""
     declared = dict(leaves(model.declare()))
+    alone = isinstance(model.family, AdaptedFamily)
     for path, array in leaves(model.params):
         param = declared[path]
+        if alone and not param.learns:
+            continue
         for n, name in enumerate(file_names(param)):
             layer = fetch(array[n] if is_stacked(param) else array)
-            name = theirs + name.removeprefix(ours) if name.startswith(ours) else name
-            yield name, np.asarray(to_file(layer, param.layout), order="C")  # keeps a scalar one
+            # order="C" keeps a scalar one
+            yield model.family.name_in(model.head, name), np.asarray(to_file(layer, param.layout), order="C")
 
 
 def _bytes(size: int | str) -> int:
@@ -121,6 +135,15 @@ def _write_weights(model: Model, directory: Path, limit: int) -> None:
     for old in [*directory.glob("model.safetensors*"), *directory.glob("model-*-of-*.safetensors")]:
         if old.name not in keep:  # an earlier save's, which would otherwise be read in place of this one's
             old.unlink()
+
+
+def _write_adapter(model: Model, directory: Path) -> None:
+    """PEFT's two files."""
+    content = {PREFIX + name: array for name, array in tensors(model)}
+    if jax.process_index() == 0:
+        with replacing(directory / ADAPTER_WEIGHTS) as temporary:
+            save_file(content, temporary, metadata={"format": "pt"})
+        write_text(directory / ADAPTER_CONFIG, json.dumps(adapter_config(model), indent=2) + "\n")
 
 
 def _leaf(model: Model, path: tuple[str, ...]) -> Any:

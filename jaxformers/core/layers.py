@@ -47,7 +47,7 @@ def declare_linear(
 
 def linear(params: Tree, x: jax.Array) -> jax.Array:
     """Dense layer over the last axis: [..., inputs] -> [..., outputs]."""
-    y = x @ params["kernel"]
+    y = product("...D,DF->...F", x, params["kernel"])
     if "bias" in params:
         y = y + jnp.broadcast_to(params["bias"], y.shape)
     return y
@@ -111,6 +111,20 @@ def patches(x: jax.Array, size: int) -> jax.Array:
     n = len(places)
     x = x.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
     return x.reshape(B, *counts, size**n * C)
+
+
+def product(equation: str, x: jax.Array, kernel: Any) -> jax.Array:
+    """`einsum(equation, x, kernel)`, where the kernel is an array or something that multiplies in its place (`core.kernels`).
+
+    >>> product("...D,DF->...F", jnp.ones((2, 3)), jnp.ones((3, 4))).shape
+    (2, 4)
+    """
+    return kernel.product(equation, x) if hasattr(kernel, "product") else jnp.einsum(equation, x, kernel)
+
+
+def whole(kernel: Any) -> jax.Array:
+    """A kernel as one array, where something else than `product` is done with it."""
+    return kernel.whole() if hasattr(kernel, "whole") else kernel
 
 
 def declare_norm(width: int, name: str, bias: bool = True) -> Tree:

@@ -42,6 +42,7 @@ class Param:
       name: its name in a Hugging Face checkpoint; `{}` stands for the layer's number.
       layout: how the checkpoint's array becomes ours, such as `"(h k) d -> d h k"`; empty means unchanged.
       decay: whether weight decay applies; biases and norms say no.
+      learns: whether training moves it; what an adapter stands on says no.
       first: the number of the first layer in the checkpoint, where the earlier ones lack this parameter.
     """
 
@@ -52,6 +53,7 @@ class Param:
     layout: str = ""
     decay: bool = True
     first: int = 0
+    learns: bool = True
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core.heads import Forward, last_token, token_at
-from jaxformers.core.layers import declare_linear, declare_norm, layer_norm, linear
+from jaxformers.core.layers import declare_linear, declare_norm, layer_norm, linear, whole
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Initialiser, Tree
 from jaxformers.errors import InputError
@@ -37,7 +37,7 @@ def declare_beams(width: int, at: str, init: Initialiser) -> Tree:
 
 def end_logits(params: Tree, x_BLD: jax.Array, starts_BND: jax.Array, epsilon: float) -> jax.Array:
     """Does the answer that starts there end here? For each start and each token: [B, L, D] and [B, N, D] -> [B, N, L]."""
-    here_DD, there_DD = jnp.split(params["dense"]["kernel"], 2)
+    here_DD, there_DD = jnp.split(whole(params["dense"]["kernel"]), 2)
     h_BNLD = (x_BLD @ here_DD)[:, None] + (starts_BND @ there_DD)[:, :, None]
     h_BNLD = jnp.tanh(h_BNLD + jnp.broadcast_to(params["dense"]["bias"], h_BNLD.shape))
     return linear(params["out"], layer_norm(params["norm"], h_BNLD, epsilon))[..., 0]

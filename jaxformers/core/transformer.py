@@ -21,6 +21,7 @@ from jaxformers.core.layers import (
     dropout,
     layer_norm,
     linear,
+    product,
     split_rng,
 )
 from jaxformers.core.params import Initialiser, Param, Tree, zeros
@@ -133,7 +134,7 @@ def declare_heads_out(width: int, heads: int, size: int, name: str, init: Initia
 
 def heads_in(params: Tree, x_BLD: jax.Array) -> jax.Array:
     """Projects onto heads: [B, L, D] -> [B, L, H, K]."""
-    y_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, params["kernel"])
+    y_BLHK = product("BLD,DHK->BLHK", x_BLD, params["kernel"])
     if "bias" in params:
         y_BLHK = y_BLHK + jnp.broadcast_to(params["bias"], y_BLHK.shape)
     return shard(y_BLHK, "batch", "length", "heads", "head_size")
@@ -141,7 +142,7 @@ def heads_in(params: Tree, x_BLD: jax.Array) -> jax.Array:
 
 def heads_out(params: Tree, x_BLHK: jax.Array) -> jax.Array:
     """Projects back from heads: [B, L, H, K] -> [B, L, D]."""
-    y_BLD = jnp.einsum("BLHK,HKD->BLD", x_BLHK, params["kernel"])
+    y_BLD = product("BLHK,HKD->BLD", x_BLHK, params["kernel"])
     return y_BLD + jnp.broadcast_to(params["bias"], y_BLD.shape) if "bias" in params else y_BLD
 
 

@@ -15,7 +15,16 @@ import jax.numpy as jnp
 
 from jaxformers.core import heads, positions
 from jaxformers.core.attention import attend
-from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
+from jaxformers.core.layers import (
+    ACTIVATIONS,
+    declare_linear,
+    declare_norm,
+    dropout,
+    layer_norm,
+    linear,
+    product,
+    split_rng,
+)
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Param, Tree, normal, stacked, zeros
 from jaxformers.core.transformer import BlockNames, declare_post_norm, heads_in, heads_out, stack
@@ -216,7 +225,7 @@ def disentangled(attention: Tree, q_BLHK: jax.Array, k_BSHK: jax.Array, rows_PD:
         if kind not in config.pos_att_type:
             continue
         projection = attention[like if config.share_att_key else own]
-        p_PHK = jnp.einsum("PD,DHK->PHK", rows_PD, projection["kernel"])
+        p_PHK = product("PD,DHK->PHK", rows_PD, projection["kernel"])
         p_PHK = p_PHK + jnp.broadcast_to(projection["bias"], p_PHK.shape)
         if kind == "c2p":
             each_BHLP = jnp.einsum("BLHK,PHK->BHLP", q_BLHK, p_PHK)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core import positions
-from jaxformers.core.layers import ACTIVATIONS, declare_norm, dropout, layer_norm, linear, split_rng
+from jaxformers.core.layers import ACTIVATIONS, declare_norm, dropout, layer_norm, linear, product, split_rng
 from jaxformers.core.params import Initialiser, Param, Tree, normal, stacked, zeros
 from jaxformers.core.transformer import heads_out
 from jaxformers.families import text_decoder
@@ -130,7 +130,7 @@ def attention(
     with jax.named_scope("attention"):
         qkv = layer["attention"]["qkv"]
         # The three come out side by side: to put them first in the product would turn the weights around with every call.
-        y_BLCHK = jnp.einsum("BLD,DCHK->BLCHK", y_BLD, qkv["kernel"])
+        y_BLCHK = product("BLD,DCHK->BLCHK", y_BLD, qkv["kernel"])
         y_BLCHK = y_BLCHK + jnp.broadcast_to(qkv["bias"], y_BLCHK.shape)
         q_BLHK, k_BLHK, v_BLHK = (shard(y_BLCHK[:, :, n], "batch", "length", "heads", "head_size") for n in range(3))
         if config.scale_attn_by_inverse_layer_idx:

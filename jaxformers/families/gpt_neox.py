@@ -13,7 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core import positions
-from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
+from jaxformers.core.layers import (
+    ACTIVATIONS,
+    declare_linear,
+    declare_norm,
+    dropout,
+    layer_norm,
+    linear,
+    product,
+    split_rng,
+)
 from jaxformers.core.params import Param, Tree, normal, stacked, zeros
 from jaxformers.core.transformer import heads_out
 from jaxformers.errors import ConfigError, InputError
@@ -145,7 +154,7 @@ def block(
     rng_maps, rng_attention, rng_output = split_rng(rng, 3)
     with jax.named_scope("attention"):
         qkv, y_BLD = layer["attention"]["qkv"], layer_norm(layer["attention_norm"], x_BLD, config.layer_norm_eps)
-        y_BLHCK = jnp.einsum("BLD,DHCK->BLHCK", y_BLD, qkv["kernel"])
+        y_BLHCK = product("BLD,DHCK->BLHCK", y_BLD, qkv["kernel"])
         if "bias" in qkv:
             y_BLHCK = y_BLHCK + jnp.broadcast_to(qkv["bias"], y_BLHCK.shape)
         q_BLHK, k_BLHK, v_BLHK = (shard(y_BLHCK[:, :, :, n], "batch", "length", "heads", "head_size") for n in range(3))

@@ -91,6 +91,10 @@ class Family:
         """What the trunk's names start with in a checkpoint of this head."""
         return "" if head is None else self.prefixes.get(head, self.prefix)
 
+    def name_in(self, head: str | None, name: str) -> str:
+        """A declared name as it is in a checkpoint of this head."""
+        return self.prefix_of(head) + name.removeprefix(self.prefix) if name.startswith(self.prefix) else name
+
     def forward(self, head: str | None) -> Forward:
         """The function of a head. Raises `InputError` naming the nearest head where there is none of that name."""
         if head not in self.heads:

@@ -15,7 +15,16 @@ import jax.numpy as jnp
 
 from jaxformers.core import heads, positions
 from jaxformers.core.attention import Mask, attend, padding_mask
-from jaxformers.core.layers import ACTIVATIONS, declare_linear, declare_norm, dropout, layer_norm, linear, split_rng
+from jaxformers.core.layers import (
+    ACTIVATIONS,
+    declare_linear,
+    declare_norm,
+    dropout,
+    layer_norm,
+    linear,
+    product,
+    split_rng,
+)
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Param, Tree, leaves, stacked, tree_map, zeros
 from jaxformers.core.transformer import heads_out, stack
@@ -192,7 +201,7 @@ def embed(params: Tree, text: Text, config: ModernBertConfig, rng: jax.Array | N
 
 def project(params: Tree, x_BLD: jax.Array, equation: str) -> jax.Array:
     """A projection whose parts (query, key, value; input, gate) come first in the result."""
-    y = jnp.einsum(equation, x_BLD, params["kernel"])
+    y = product(equation, x_BLD, params["kernel"])
     if "bias" not in params:
         return y
     return y + jnp.broadcast_to(params["bias"][:, None, None], y.shape)

@@ -41,6 +41,7 @@ PARAMETER_RULES: Rules = {
     "labels": None,
     "window": None,  # of a convolution
     "channels": None,
+    "rank": None,
 }
 
 ACTIVATION_RULES: Rules = {

@@ -19,32 +19,47 @@ Trainable = str | Callable[[str], bool]
 """Which parameters learn: a regular expression found in their paths (`"classifier|pooler"`), or a function of the path."""
 
 
-def learns(trainable: Trainable, path: str) -> bool:
-    """Whether the parameter of this path learns."""
-    return re.search(trainable, path) is not None if isinstance(trainable, str) else trainable(path)
+Paths = frozenset[tuple[str, ...]]
 
 
-def frozen(trainable: Trainable, params: Tree) -> Tree:
-    """The parameters, with no gradient for those that do not learn: XLA leaves the backward pass below them out."""
-    return nested(
-        {
-            path: leaf if learns(trainable, "/".join(path)) else jax.lax.stop_gradient(leaf)
-            for path, leaf in leaves(params)
-        }
-    )
-
-
-def only(trainable: Trainable, declared: Tree, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer for the parameters that learn; the others have no state and do not move.
+def frozen(trainable: Trainable | None, declared: Tree) -> Paths:
+    """The parameters that do not learn: those declared so, and those that `trainable` leaves out.
 
     Raises:
       InputError: nothing learns.
     """
-    labels = {path: "learns" if learns(trainable, "/".join(path)) else "frozen" for path, _ in leaves(declared)}
-    if "learns" not in labels.values():
-        some = ", ".join("/".join(path) for path in list(labels)[:5])
+
+    def learns(path: str) -> bool:
+        if isinstance(trainable, str):
+            return re.search(trainable, path) is not None
+        return trainable is None or trainable(path)
+
+    paths = {path for path, _ in leaves(declared)}
+    still = frozenset(path for path, param in leaves(declared) if not (param.learns and learns("/".join(path))))
+    if still == paths and trainable is None:
+        raise InputError("nothing of this model learns: in 8 bits a head does, or an adapter (jaxformers.lora)")
+    if still == paths:
+        some = ", ".join("/".join(path) for path in sorted(paths)[:5])
         raise InputError(f"trainable={trainable!r} is no parameter's: paths are such as {some}")
-    return optax.partition({"learns": optimizer, "frozen": optax.set_to_zero()}, nested(labels))
+    return still
+
+
+def parted(still: Paths, params: Tree) -> tuple[Tree, Tree]:
+    """The parameters that learn, which alone a gradient is asked of, and the others."""
+    flat = dict(leaves(params))
+    moving = nested({path: leaf for path, leaf in flat.items() if path not in still})
+    return moving, nested({path: leaf for path, leaf in flat.items() if path in still})
+
+
+def joined(moving: Tree, rest: Tree) -> Tree:
+    """What `parted` has parted."""
+    return nested(dict([*leaves(moving), *leaves(rest)]))
+
+
+def only(still: Paths, declared: Tree, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer for the parameters that learn; the others have no state and do not move."""
+    labels = {path: "still" if path in still else "learns" for path, _ in leaves(declared)}
+    return optax.partition({"learns": optimizer, "still": optax.set_to_zero()}, nested(labels))
 
 
 def scaled_rates(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxformers.checkpoints.lora import AdaptedFamily
 from jaxformers.checkpoints.save import write_text
 from jaxformers.core import params as core_params
 from jaxformers.data import Batches
@@ -107,7 +108,11 @@ def _card(
             f'model = jf.load("{args.output_dir}", head={model.head!r})',
             "```",
             "",
-            f"PyTorch transformers opens this folder too, as `{name}`.",
+            (
+                f"It holds a LoRA adapter alone, which PEFT puts on `{name}` of PyTorch transformers."
+                if isinstance(model.family, AdaptedFamily)
+                else f"PyTorch transformers opens this folder too, as `{name}`."
+            ),
             "",
             "## Evaluation",
             "",

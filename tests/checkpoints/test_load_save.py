@@ -194,7 +194,7 @@ def test_a_part_of_a_trunk_is_no_trunk(tmp_path):
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_read(tmp_path):
-    for dtype in ("int8", "float33", "half precision", int):
+    for dtype in ("int4", "float33", "half precision", int):
         with pytest.raises(InputError, match="dtype must be a floating type such as 'float32' or 'bfloat16', found"):
             jf.load(tmp_path / "nothing", dtype=dtype)
 
