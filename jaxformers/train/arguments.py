@@ -104,6 +104,8 @@ class TrainingArguments(metaclass=_Translating):
     """AdamW's epsilon."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 leaves them."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the parameters, such as 0.999, which is evaluated and saved in their place."""
     label_smoothing_factor: float = 0.0
     """Share of the target spread evenly over all classes."""
     neftune_noise_alpha: float | None = None
@@ -229,6 +231,8 @@ class TrainingArguments(metaclass=_Translating):
                 raise InputError(f"{name} must not be negative, found {value}")
         if self.warmup_ratio > 1 or self.label_smoothing_factor >= 1:
             raise InputError("warmup_ratio must be at most 1 and label_smoothing_factor below 1")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise InputError(f"ema_decay must be above 0 and below 1, found {self.ema_decay}")
         if (self.bf16 and self.fp16) or (self.bf16_full_eval and self.fp16_full_eval):
             raise InputError("bf16 and fp16 exclude each other")
         self._check_best()

@@ -27,6 +27,7 @@ from jaxformers.families import Model
 from jaxformers.parallel.distributed import agree
 from jaxformers.train import report
 from jaxformers.train.arguments import TrainingArguments
+from jaxformers.train.average import averaged
 from jaxformers.train.callbacks import Callback, Progress, checked
 from jaxformers.train.checkpoint import Checkpoints
 from jaxformers.train.evaluation import (
@@ -302,7 +303,7 @@ class _Run:
             self.record.last_eval = meta["last_eval"]
         elif self.evaluators and args.do_eval and self.record.last_eval is None:
             state = self._evaluate(state, listeners, progress)
-        return dataclasses.replace(self.model, params=state.params)
+        return dataclasses.replace(self.model, params=averaged(state))
 
     def _prepare(self, state: TrainState) -> None:
         """Compiles every program of the run before its first step, so that compile time and run time stay apart."""
@@ -337,7 +338,7 @@ class _Run:
         metrics: dict[str, float] = {}
         for prefix, evaluator in self.evaluators.items():
             after = partial(_each, listeners, "on_prediction_step", progress)
-            metrics |= evaluator(state.params, prefix, after_batch=after).metrics
+            metrics |= evaluator(averaged(state), prefix, after_batch=after).metrics
         self.record.last_eval = metrics
         args, name = self.args, self.args.best_metric
         plateau = args.lr_scheduler_type == "reduce_lr_on_plateau"
@@ -364,14 +365,15 @@ class _Run:
             self.record.metrics_length = self.metrics_file.length
             folder.send()
         self.record.callbacks = {name: each.state() for name, each in self.named.items()}
-        kept = state.replace(opt_state=()) if self.args.save_only_model else state  # type: ignore[attr-defined]
+        alone = {"params": averaged(state), "opt_state": ()} if self.args.save_only_model else {}
+        kept = state.replace(**alone)  # type: ignore[attr-defined]
         checkpoints.save(progress.step, kept, dataclasses.asdict(self.record), keep=self.record.best_step)
         place = checkpoints.directory / str(progress.step)
         _each(listeners, "on_save", progress, place)
         if self.args.push_to_hub and self.args.hub_strategy != "end":
             _each(listeners, "on_push_begin", progress)
             self.export(
-                dataclasses.replace(self.model, params=state.params),
+                dataclasses.replace(self.model, params=averaged(state)),
                 folder_of(self.args.output_dir).here,
                 self.tokenizer,
             )

@@ -20,7 +20,8 @@ from jaxformers.train.losses import TARGETS
 LOG = logging.getLogger("jaxformers")
 DECISIVE = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "optim", "optim_args",
             "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor",
-            "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed", "group_by_length", "save_only_model")  # fmt: skip
+            "neftune_noise_alpha", "ema_decay", "bf16", "fp16", "seed", "data_seed", "group_by_length",
+            "save_only_model")  # fmt: skip
 
 
 class TrainOutput(NamedTuple):
@@ -92,6 +93,9 @@ def fingerprint(
         "training examples": batches.num_examples,
         "lengths of the training examples (checksum)": zlib.crc32(batches.lengths.tobytes()),
         "head": model.head,
+        "parameters (checksum)": zlib.crc32(
+            repr([(*path, param.shape) for path, param in leaves(model.declare())]).encode()
+        ),
         **{name: getattr(args, name) for name in DECISIVE},
         **config,
     }

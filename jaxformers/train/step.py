@@ -19,7 +19,8 @@ from jaxformers.families import Model
 from jaxformers.parallel.mesh import ACTIVATION_RULES, activate, make_mesh, specification
 from jaxformers.train import neftune
 from jaxformers.train.arguments import TrainingArguments
-from jaxformers.train.groups import Trainable, frozen, only
+from jaxformers.train.average import with_average
+from jaxformers.train.groups import Trainable, frozen, joined, only, parted
 from jaxformers.train.losses import Batch, LossFn, default_loss
 from jaxformers.train.optim import global_norm, make_optimizer
 from jaxformers.train.precision import cast, compute_dtype, with_loss_scale
@@ -91,8 +92,11 @@ def make_train_step(
         schedule = make_schedule(args, num_training_steps)
     if optimizer is None:
         optimizer = make_optimizer(args, schedule, model.declare())
-    if trainable is not None:
-        optimizer = only(trainable, model.declare(), optimizer)
+    if args.ema_decay is not None:
+        optimizer = with_average(optimizer, args.ema_decay)
+    still = frozen(trainable, model.declare())
+    if still:
+        optimizer = only(still, model.declare(), optimizer)
     if args.fp16:
         optimizer = with_loss_scale(optimizer)
     if args.neftune_noise_alpha:
@@ -104,9 +108,9 @@ def make_train_step(
     execution = Execution(remat=remat, trace_once=True)
     micro_batches = args.gradient_accumulation_steps
 
-    def loss_sum(params: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss_sum(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         inputs = inputs_of(model, batch)
-        params = cast(params if trainable is None else frozen(trainable, params), dtype)
+        params = cast(joined(moving, rest), dtype)
         if args.neftune_noise_alpha:
             rng, rng_noise = jax.random.split(rng)
             inputs = neftune.with_noise(params, inputs, rng_noise, args.neftune_noise_alpha)
@@ -114,12 +118,12 @@ def make_train_step(
             output = model.apply(params, rng=rng, execution=execution, **inputs)
         return loss_fn(output, batch)
 
-    def loss_mean(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
-        total, count = loss_sum(params, batch, rng)
+    def loss_mean(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
+        total, count = loss_sum(moving, rest, batch, rng)
         return total * scale / jnp.maximum(count, 1), (total, count)
 
-    def loss_scaled(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
-        total, count = loss_sum(params, batch, rng)
+    def loss_scaled(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
+        total, count = loss_sum(moving, rest, batch, rng)
         return total * scale, (total, count)
 
     def sums(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
@@ -128,11 +132,12 @@ def make_train_step(
         micro = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
 
         def add(carry: Any, inputs: Any) -> tuple[Any, None]:
-            gradients, (total, count) = jax.grad(loss_scaled, has_aux=True)(params, *inputs, scale)
+            gradients, (total, count) = jax.grad(loss_scaled, has_aux=True)(moving, rest, *inputs, scale)
             return jax.tree.map(jnp.add, carry, (gradients, total, count)), None
 
+        moving, rest = parted(still, params)
         zero = jnp.zeros((), jnp.float32)
-        start = (jax.tree.map(jnp.zeros_like, params), zero, zero)
+        start = (jax.tree.map(jnp.zeros_like, moving), zero, zero)
         return jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))[0]
 
     def summed_by_hand(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
@@ -164,17 +169,21 @@ def make_train_step(
         scale: Any = optax.tree.get(state.opt_state, "loss_scale") if args.fp16 else 1.0
         with activate(mesh):
             if micro_batches == 1 and not by_hand:
-                gradients, (total, count) = jax.grad(loss_mean, has_aux=True)(state.params, batch, rng, scale)
+                gradients, (total, count) = jax.grad(loss_mean, has_aux=True)(
+                    *parted(still, state.params), batch, rng, scale
+                )
             else:  # divided once, by the count of all: a big batch, not a mean of means
                 gradients, total, count = (summed_by_hand if by_hand else sums)(state.params, batch, rng, scale)
                 gradients = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients)
         if args.fp16:
             gradients = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        norm = global_norm(gradients)
+        unmoved = jax.tree.map(jnp.zeros_like, parted(still, state.params)[1])  # constants, which are never made
+        updates, opt_state = optimizer.update(joined(gradients, unmoved), state.opt_state, state.params)
         metrics = {
             "loss_sum": total,
             "loss_count": count,
-            "grad_norm": global_norm(gradients),
+            "grad_norm": norm,
             "learning_rate": schedule(state.step) * optax.tree.get(state.opt_state, "plateau_scale", 1.0),
         }
         if args.include_num_input_tokens_seen != "no":

@@ -56,8 +56,8 @@ def test_what_a_run_leaves_behind(tiny, data, quiet, one):
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tiny, data, quiet, one, tmp_path, caplog):
     args = quiet.replace(
-        per_device_train_batch_size=4, max_steps=9, logging_steps=2, save_steps=4, eval_strategy="epoch"
-    )
+        per_device_train_batch_size=4, max_steps=9, logging_steps=2, save_steps=4, eval_strategy="epoch", ema_decay=0.5
+    )  # whose average, which is what is compared, tells of every step
     whole, expected = fit(tiny, args, train=data[0], eval=data[1], mesh=one)
     parted = args.replace(output_dir=str(tmp_path / "parted"))
     fit(tiny, parted, train=data[0], eval=data[1], mesh=one, callbacks=[StopAfter(3)])
