@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from jaxformers.checkpoints import load, save
+from jaxformers.checkpoints import load, lora, save
 from jaxformers.checkpoints.files import hub_reachable
 from jaxformers.checkpoints.load import describe
 from jaxformers.checkpoints.save import write_text
@@ -59,6 +59,14 @@ class Config(TrainingArguments):
     """Processes that tokenize; one by default."""
     validation_split_percentage: int = 10
     """How much of the training data is held out where the data has no validation split."""
+    lora_rank: int = 0
+    """Train low-rank adapters (LoRA) of this rank and the head, in place of all parameters; what is saved is the adapter."""
+    lora_alpha: float = 16
+    """They are multiplied with this over their rank."""
+    lora_dropout: float = 0.0
+    """The dropout of what they read."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """The linear layers that have them, by the ends of their names in a checkpoint, such as query value."""
     plot: bool = False
     """Draw the loss and the metrics into training.png (needs matplotlib)."""
     eval_strategy: str = "epoch"
@@ -183,6 +191,16 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
         family, numbers = describe(origin, recipe.head, **prepared.overrides)
         mesh = suited_mesh(family.declare(numbers, recipe.head), config.mesh)
         model = load(origin, recipe.head, mesh=mesh, seed=config.seed, **prepared.overrides)
+    if config.lora_rank:
+        model = lora(
+            model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets="all-linear" if config.lora_targets == ("all-linear",) else config.lora_targets,
+            base=None if start else started_from,
+            seed=config.seed,
+        )
     if prepared.generation:
         model = dataclasses.replace(model, generation={**model.generation, **prepared.generation})
     dataset = f"{recipe.bundled_is} bundled with jaxformers (not {recipe.name})" if source == "bundled" else source

@@ -25,7 +25,7 @@ from tests.preprocess.test_translation_tokenizers import folder_of
 BUNDLED = Path(finetune.__file__).parent / "bundled"
 FEW = ["--per-device-train-batch-size", "8", "--per-device-eval-batch-size", "4"]  # on each of the eight devices
 RUNS = {
-    "glue": (["--task", "stsb", "--data", str(BUNDLED / "paraphrase")], ("pearson", "spearman")),
+    "glue": (["--task", "stsb", "--data", str(BUNDLED / "paraphrase"), "--lora-rank", "2"], ("pearson", "spearman")),
     "squad": (["--max-length", "64"], ("exact_match", "f1")),
     "ner": ([], ("precision", "recall", "f1", "accuracy")),
     "mlm": (["--max-length", "32"], ("perplexity",)),
@@ -36,6 +36,7 @@ RUNS = {
     "denoising": ([*FEW, "--max-length", "32"], ("perplexity",)),
     "swag": ([], ("accuracy",)),
     "electra": (["--max-length", "32"], ("loss",)),
+    "distillation": (["--max-length", "32"], ("perplexity",)),
 }
 
 
@@ -51,7 +52,8 @@ def test_a_tiny_run_ends_well(name, tmp_path, capsys, monkeypatch):
     assert all(math.isfinite(metrics[f"eval_{each}"]) for each in told)
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())
     assert ("bundled with jaxformers (not " in results["dataset"]) == ("--data" not in flags)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+    written = "adapter_model.safetensors" if "--lora-rank" in flags else "model.safetensors"
+    assert (tmp_path / "out" / written).is_file()
     assert all(each in capsys.readouterr().out for each in told[:1])
 
 
