@@ -37,11 +37,13 @@ __all__ = [
     "AutoModelForNextSentencePrediction",
     "AutoModelForPreTraining",
     "AutoModelForQuestionAnswering",
+    "AutoModelForSemanticSegmentation",
     "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification",
     "AutoModelForTableQuestionAnswering",
     "AutoModelForTextEncoding",
     "AutoModelForTokenClassification",
+    "AutoModelForZeroShotImageClassification",
     "AutoProcessor",
     "AutoTokenizer",
 ]
@@ -81,11 +83,13 @@ AutoModelForMultipleChoice = AutoHead("multiple-choice")
 AutoModelForNextSentencePrediction = AutoHead("next-sentence-prediction")
 AutoModelForPreTraining = AutoHead("pretraining")
 AutoModelForQuestionAnswering = AutoHead("question-answering")
+AutoModelForSemanticSegmentation = AutoHead("semantic-segmentation")
 AutoModelForSeq2SeqLM = AutoHead("seq2seq-lm")
 AutoModelForSequenceClassification = AutoHead("sequence-classification")
 AutoModelForTableQuestionAnswering = AutoHead("table-question-answering")
 AutoModelForTextEncoding = AutoHead("text-encoding")
 AutoModelForTokenClassification = AutoHead("token-classification")
+AutoModelForZeroShotImageClassification = AutoHead("zero-shot-image-classification")
 
 
 class AutoConfig:

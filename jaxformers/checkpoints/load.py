@@ -257,6 +257,9 @@ def _canonical(
     for file_name, (shape, _) in weights.shapes().items():
         stem, _, last = file_name.rpartition(".")
         name = f"{stem}.{LEGACY[last]}" if last in LEGACY else file_name
+        for old, new in family.renamed.items():
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
         known = others | set(wanted) | set(family.ties) | set(family.buffers)
         for other in family.prefixes.values():
             if other and name.startswith(other):
@@ -282,9 +285,9 @@ def _canonical(
     return there, dropped, unexpected
 
 
-def _any_layer(name: str) -> tuple[str, str]:
-    """A name as it is, and with `{}` for the number of its layer."""
-    return name, re.sub(r"\.\d+\.", ".{}.", name, count=1)
+def _any_layer(name: str) -> tuple[str, str, str]:
+    """A name as it is, with `{}` for the number of its layer, and with `{}` for every number in it."""
+    return name, re.sub(r"\.\d+\.", ".{}.", name, count=1), re.sub(r"\.\d+(?=\.)", ".{}", name)
 
 
 def _grouped(names: tuple[str, ...]) -> list[str]:
@@ -317,7 +320,7 @@ def _family(raw: Mapping[str, Any], source: str) -> Family:
 
 def _from_config(source: Mapping[str, Any] | Config, overrides: Mapping[str, Any]) -> tuple[Family, Config]:
     if isinstance(source, Config):
-        family = next(family for family in map(family_for, MODULES) if isinstance(source, family.config_class))
+        family = next(family for family in map(family_for, MODULES) if type(source) is family.config_class)
         if not overrides:
             return family, source
         source = family.config_to_hf(source, family.architectures[None])

@@ -27,7 +27,11 @@ def attach(encode: Forward, head: Head) -> Forward:
         rng_trunk, rng_head = split_rng(rng, 2)
         trunk = encode(params, *inputs, config=config, rng=rng_trunk, **named)
         fields = head(params, trunk, config, rng_head)
-        return Output(**fields, cache=trunk.cache, hidden_states=trunk.hidden_states, attentions=trunk.attentions)
+        beside = {
+            name: trunk[name]
+            for name in ("cache", "hidden_states", "attentions", "new_stats", "reshaped_hidden_states")
+        }
+        return Output(**fields, **beside)
 
     return forward
 

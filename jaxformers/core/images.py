@@ -1,4 +1,4 @@
-"""What images need beside the layers: checking their layout, resizing as PyTorch does, turning channels into pixels.
+"""What images need beside the layers: their layout, resizing as PyTorch does, pooling, batch normalisation, channels as pixels.
 
 Images and maps of features are [B, Y, X, C]: rows, columns, channels last, everywhere. Convolutions are in `core.layers`.
 """
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxformers.core.layers import declare_norm
+from jaxformers.core.params import Param, Tree, ones, zeros
 from jaxformers.errors import InputError
 
 
@@ -39,6 +41,54 @@ def pixel_shuffle(x_BYXC: jax.Array, factor: int) -> jax.Array:
     B, Y, X, C = x_BYXC.shape
     x = x_BYXC.reshape(B, Y, X, C // factor**2, factor, factor)
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(B, Y * factor, X * factor, C // factor**2)
+
+
+def max_pool(x_BYXC: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
+    """The largest number of each channel in each window; what is padded is never it."""
+    ends = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    lowest = np.asarray(-np.inf, x_BYXC.dtype)  # known while it is traced: by it JAX knows the gradient
+    return jax.lax.reduce_window(x_BYXC, lowest, jax.lax.max, (1, window, window, 1), (1, stride, stride, 1), ends)
+
+
+def declare_batch_norm(width: int, name: str) -> tuple[Tree, Tree]:
+    """Scale and bias of a batch normalisation; and its running mean and variance, which belong into `params["stats"]`."""
+    stats = {
+        "mean": Param((width,), ("embed",), zeros, f"{name}.running_mean", decay=False, learns=False),
+        "variance": Param((width,), ("embed",), ones, f"{name}.running_var", decay=False, learns=False),
+    }
+    return declare_norm(width, name), stats
+
+
+def batch_norm(
+    params: Tree, stats: Tree, x: jax.Array, training: bool, *, momentum: float = 0.1, epsilon: float = 1e-5
+) -> tuple[jax.Array, Tree]:
+    """Batch normalisation (Ioffe & Szegedy 2015) of the last axis, computed in float32 whatever `x` is.
+
+    Args:
+      params: `scale` and `bias`.
+      stats: running `mean` and `variance`, which no gradient reaches.
+      x: [..., D]; on a mesh the batch is that of all devices.
+      training: whether the batch's own mean and variance are taken.
+      momentum: PyTorch's, the share of the batch's in the new running ones.
+      epsilon: added to the variance.
+
+    Returns:
+      What is normalised, and the new running statistics: those given, where it is not training.
+    """
+    x32, around = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    new = stats = jax.lax.stop_gradient(stats)
+    mean, variance = stats["mean"].astype(jnp.float32), stats["variance"].astype(jnp.float32)
+    if training:
+        mean, count = x32.mean(around), x.size // x.shape[-1]
+        variance = jnp.square(x32 - jnp.broadcast_to(mean, x.shape)).mean(around)
+        seen = {"mean": mean, "variance": variance * (count / max(count - 1, 1))}  # of all there is, not of a sample
+        new = {
+            name: ((1 - momentum) * stats[name] + momentum * jax.lax.stop_gradient(value)).astype(stats[name].dtype)
+            for name, value in seen.items()
+        }
+    factor = jax.lax.rsqrt(variance + epsilon) * params["scale"].astype(jnp.float32)
+    y = (x32 - jnp.broadcast_to(mean, x.shape)) * jnp.broadcast_to(factor, x.shape)
+    return (y + jnp.broadcast_to(params["bias"].astype(jnp.float32), x.shape)).astype(x.dtype), new
 
 
 def resize(x_BYXC: jax.Array, size: tuple[int, int], how: str = "linear") -> jax.Array:

@@ -62,14 +62,15 @@ def declare_conv(
     *,
     groups: int = 1,
     bias: bool = True,
+    axes: tuple[str, str] = ("channels", "embed"),
 ) -> Tree:
     """A convolution over places of one or more dimensions, [*window, inputs / groups, outputs]; PyTorch has outputs first."""
     places = " ".join("tyx"[-len(window) :] if len(window) > 1 else "t")
-    axes = (*["window"] * len(window), "channels", "embed")
-    kernel = Param((*window, inputs // groups, outputs), axes, init, f"{name}.weight", f"o i {places} -> {places} i o")
+    every = (*["window"] * len(window), *axes)
+    kernel = Param((*window, inputs // groups, outputs), every, init, f"{name}.weight", f"o i {places} -> {places} i o")
     tree: Tree = {"kernel": kernel}
     if bias:
-        tree["bias"] = Param((outputs,), ("embed",), zeros, f"{name}.bias", decay=False)
+        tree["bias"] = Param((outputs,), axes[1:], zeros, f"{name}.bias", decay=False)
     return tree
 
 

@@ -32,9 +32,17 @@ class Output:
       cls_logits: [B], question answering by beams: positive says that the text holds no answer; or [B, C], what DeiT's first
         token says of the image.
       distillation_logits: [B, C], what DeiT's second token, which learnt from a teacher, says of it.
+      mask: [B, P], 1 where MAE hid a patch.
+      ids_restore: [B, P], the places that MAE's shuffled patches come from.
+      logits_per_image: [B, T], how well each image fits each of T texts.
+      logits_per_text: [T, B], the same, turned.
+      text_embeds: [T, E], texts where they can be compared with images.
+      image_embeds: [B, E], images where they can be compared with texts.
       reconstruction: [B, Y, X, C], an image whose hidden patches were drawn anew.
       cache: what a decoder remembers after these tokens; where it was given one.
+      new_stats: what running statistics of batches come to in training, in the structure of `params["stats"]`.
       hidden_states: N + 1 arrays [B, L, D], the embeddings first; with `output_hidden_states=True`.
+      reshaped_hidden_states: the same as maps of features [B, Y, X, D], where a model has both.
       attentions: N arrays [B, H, L, L]; with `output_attentions=True`.
       encoder_last_hidden_state: [B, S, D], of encoder-decoders, as all that follow.
       encoder_hidden_states: N + 1 arrays [B, S, D].
@@ -59,9 +67,17 @@ class Output:
     logits_aggregation: jax.Array | None = None
     cls_logits: jax.Array | None = None
     distillation_logits: jax.Array | None = None
+    mask: jax.Array | None = None
+    ids_restore: jax.Array | None = None
+    logits_per_image: jax.Array | None = None
+    logits_per_text: jax.Array | None = None
+    text_embeds: jax.Array | None = None
+    image_embeds: jax.Array | None = None
     reconstruction: jax.Array | None = None
     cache: Cache | None = None
+    new_stats: dict[str, Any] | None = None
     hidden_states: tuple[jax.Array, ...] | None = None
+    reshaped_hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None
     encoder_last_hidden_state: jax.Array | None = None
     encoder_hidden_states: tuple[jax.Array, ...] | None = None

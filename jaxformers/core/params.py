@@ -20,6 +20,7 @@ from jaxformers.errors import InputError
 from jaxformers.parallel.mesh import sharding_for
 
 Tree = dict[str, Any]  # a nested dict of Param, of arrays, or of whatever is derived from them
+STATS = "stats"  # where running statistics of batches stand: a training forward renews them, nothing learns them
 Initialiser = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]  # (key, shape, dtype) -> array
 
 zeros: Initialiser = jax.nn.initializers.zeros
@@ -29,6 +30,11 @@ ones: Initialiser = jax.nn.initializers.ones
 def normal(std: float) -> Initialiser:
     """Gaussian of mean 0 and standard deviation `std`."""
     return jax.nn.initializers.normal(std)
+
+
+def constant(value: float) -> Initialiser:
+    """`value` everywhere."""
+    return jax.nn.initializers.constant(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Param:
       name: its name in a Hugging Face checkpoint; `{}` stands for the layer's number.
       layout: how the checkpoint's array becomes ours, such as `"(h k) d -> d h k"`; empty means unchanged.
       decay: whether weight decay applies; biases and norms say no.
-      learns: whether training moves it; what an adapter stands on says no.
+      learns: whether training moves it; what an adapter stands on says no, and statistics and fixed tables do.
       first: the number of the first layer in the checkpoint, where the earlier ones lack this parameter.
     """
 

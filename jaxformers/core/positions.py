@@ -56,6 +56,24 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     return np.where(np.arange(width) % 2 == 0, np.sin(angles), np.cos(angles))
 
 
+def sinusoids_of_places(side: int, width: int) -> np.ndarray:
+    """Fixed positions in a square of `side` × `side` (He et al. 2021), row by row: [side², width] of float64.
+
+    A quarter of the width each: sine and cosine of the column, sine and cosine of the row.
+    """
+    rates = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    angles = np.arange(side)[:, None] * rates
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return np.concatenate([np.tile(waves, (side, 1)), np.repeat(waves, side, axis=0)], axis=1)
+
+
+def distances_of_places(rows: int, columns: int) -> np.ndarray:
+    """Which number a table has for each two places of a window, by how far apart they are down and across: [places, places]."""
+    down, across = (place.reshape(-1) for place in np.indices((rows, columns)))
+    steps = (down[:, None] - down[None] + rows - 1, across[:, None] - across[None] + columns - 1)
+    return steps[0] * (2 * columns - 1) + steps[1]
+
+
 def half_sinusoids(length: int, width: int) -> np.ndarray:
     """The same with all sines before all cosines, [length, width] of float32."""
     table = sinusoids(length, width)

@@ -30,6 +30,11 @@ CLASS_NAMES = {
     "multiple-choice": "ForMultipleChoice",
     "table-question-answering": "ForQuestionAnswering",
     "image-classification": "ForImageClassification",
+    "image-classification-with-teacher": "ForImageClassificationWithTeacher",
+    "semantic-segmentation": "ForSemanticSegmentation",
+    "zero-shot-image-classification": "Model",
+    "text-features": "Model",
+    "image-features": "Model",
     "masked-image-modeling": "ForMaskedImageModeling",
 }
 
@@ -66,6 +71,7 @@ class Family:
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its trunk takes.
       buffers: checkpoint names that hold no parameters; `{}` stands for any layer's number.
+      renamed: how names begin that some files have -> how they begin here.
       ties: checkpoint name -> the name of the tensor it repeats.
     """
 
@@ -81,6 +87,7 @@ class Family:
     trunk: tuple[str, ...]
     inputs: tuple[str, ...]
     buffers: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefixes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
     cache: Callable[..., Cache] | None = None

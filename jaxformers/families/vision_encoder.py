@@ -5,7 +5,7 @@ its parameters, and which of these parts it joins; where it differs it brings it
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -150,18 +150,22 @@ FIRST = ("class", "distillation")
 def embed_patches(params: Tree, image: Image, config: Any) -> jax.Array:
     """Each patch as a token [B, P, D], or in its place the mask token where it is hidden."""
     x_BYXD = conv(params["embeddings"]["patch"], image.pixel_values, config.patch_size)
-    x_BPD = x_BYXD.reshape(x_BYXD.shape[0], -1, x_BYXD.shape[-1])
-    if image.bool_masked_pos is None:
+    return hide_patches(params, x_BYXD.reshape(x_BYXD.shape[0], -1, x_BYXD.shape[-1]), image.bool_masked_pos)
+
+
+def hide_patches(params: Tree, x_BPD: jax.Array, bool_masked_pos: jax.Array | None) -> jax.Array:
+    """The patches, with the mask token in place of those that `bool_masked_pos` [B, P] hides."""
+    if bool_masked_pos is None:
         return x_BPD
     if "mask_token" not in params:
         raise InputError(
             "this head has no token for hidden patches: leave bool_masked_pos out, or load masked-image-modeling"
         )
-    if image.bool_masked_pos.shape != x_BPD.shape[:2]:
+    if bool_masked_pos.shape != x_BPD.shape[:2]:
         raise InputError(
-            f"bool_masked_pos must be [batch, patches] = {x_BPD.shape[:2]}, found shape {image.bool_masked_pos.shape}"
+            f"bool_masked_pos must be [batch, patches] = {x_BPD.shape[:2]}, found shape {bool_masked_pos.shape}"
         )
-    return jnp.where(image.bool_masked_pos[..., None] != 0, params["mask_token"].astype(x_BPD.dtype), x_BPD)
+    return jnp.where(bool_masked_pos[..., None] != 0, params["mask_token"].astype(x_BPD.dtype), x_BPD)
 
 
 def with_first(params: Tree, x_BPD: jax.Array) -> jax.Array:
@@ -189,6 +193,11 @@ def embed_image(params: Tree, image: Image, config: Any, rng: jax.Array | None) 
     Y, X = (n // config.patch_size for n in image.pixel_values.shape[1:3])
     x_BLD = x_BLD + positions_for(params["embeddings"]["position"], config.grid, (Y, X))
     return dropout(shard(x_BLD, "batch", "length", "embed"), config.hidden_dropout_prob, rng)
+
+
+def path_rates(rates: Sequence[float], rng: jax.Array | None) -> Tree:
+    """The share of rows that each layer is dropped for, where layers look for it (`beside` of `stack`); nothing without `rng`."""
+    return {} if rng is None or not any(rates) else {"path_rate": jnp.asarray(rates, jnp.float32)}
 
 
 def pre_norm_layers(params: Tree, x_BLD: jax.Array, config: Any, **options: Any) -> Any:

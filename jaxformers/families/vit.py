@@ -45,22 +45,23 @@ config_from_hf = partial(read_config, ViTConfig, KEYS, {}, {})
 config_to_hf = partial(write_config, KEYS, "vit")
 
 
-def declare(config: ViTConfig, head: str | None = None) -> Tree:
-    """Every parameter of ViT with `head`: shape, axes, initialiser, checkpoint name and layout."""
+def declare(config: ViTConfig, head: str | None = None, at: str = "vit.", first: tuple[str, ...] = ("class",)) -> Tree:
+    """Every parameter of ViT with `head`: shape, axes, initialiser, checkpoint name (after `at`) and layout; `first` are the
+    tokens before the patches."""
     D, init = config.hidden_size, normal(config.initializer_range)
-    block = declare_post_norm(config, block_names("vit.encoder.layer.{}."), init, config.qkv_bias)
+    block = declare_post_norm(config, block_names(at + "encoder.layer.{}."), init, config.qkv_bias)
     tree: Tree = {
-        "embeddings": declare_embeddings(config, "vit.embeddings."),
+        "embeddings": declare_embeddings(config, at + "embeddings.", first),
         "layers": stacked(config.num_hidden_layers, block),
-        "final_norm": declare_norm(D, "vit.layernorm"),
+        "final_norm": declare_norm(D, at + "layernorm"),
     }
     if head is None:
         assert config.pooler_output_size is not None
-        tree["pooler"] = declare_linear(D, config.pooler_output_size, "vit.pooler.dense", init, ("embed", "mlp"))
+        tree["pooler"] = declare_linear(D, config.pooler_output_size, at + "pooler.dense", init, ("embed", "mlp"))
     if head == "image-classification":
         tree["classifier"] = declare_classifier(config, D)
     if head == "masked-image-modeling":
-        tree |= declare_reconstruction(config, "vit.embeddings.mask_token")
+        tree |= declare_reconstruction(config, at + "embeddings.mask_token")
     return tree
 
 

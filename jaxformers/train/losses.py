@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxformers.core.images import resize
+from jaxformers.core.layers import patches
 from jaxformers.core.outputs import Output
 from jaxformers.core.vocabulary import Words
 from jaxformers.data.collate import IGNORE
@@ -151,6 +153,51 @@ def hidden_pixels(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
     return (far_BYX * hidden_BYX).sum(), (hidden_BYX.sum() + 1e-5) * C  # transformers' way not to divide by nothing
 
 
+def hidden_patches(output: Output, batch: Batch, *, normalise: bool = False) -> tuple[jax.Array, jax.Array]:
+    """MAE's pretraining, the mean squared error of hidden patches: logits [B, P, pixels] and `pixel_values` [B, Y, X, C].
+
+    `normalise` asks for the pixels of each patch less their mean and over their deviation, in place of themselves.
+    """
+    assert output.logits is not None
+    assert output.mask is not None
+    B, P, pixels = output.logits.shape
+    images = batch["pixel_values"].astype(jnp.float32)
+    target_BPK = patches(images, round((pixels / images.shape[-1]) ** 0.5)).reshape(B, P, pixels)
+    if normalise:
+        target_BPK = target_BPK - target_BPK.mean(-1, keepdims=True)
+        target_BPK = target_BPK / jnp.sqrt(target_BPK.var(-1, keepdims=True, ddof=1) + 1e-6)
+    far_BP = jnp.square(output.logits.astype(jnp.float32) - target_BPK).mean(-1)
+    hidden_BP = output.mask.astype(jnp.float32) * row_weights(batch)[:, None]
+    return (far_BP * hidden_BP).sum(), hidden_BP.sum()
+
+
+def places(output: Output, batch: Batch, *, ignore: int = 255) -> tuple[jax.Array, jax.Array]:
+    """Semantic segmentation, what each pixel is: logits [B, y, x, C], drawn to the size of labels [B, Y, X]; `ignore` asks for
+    nothing. Of one class, whether it is there (and then what is not asked counts as right)."""
+    assert output.logits is not None
+    labels = batch["labels"]
+    logits = resize(output.logits.astype(jnp.float32), (labels.shape[1], labels.shape[2]))
+    asked = (labels != ignore) * row_weights(batch)[:, None, None]
+    if logits.shape[-1] == 1:
+        asked = asked * (labels >= 0)
+        loss = optax.sigmoid_binary_cross_entropy(logits[..., 0], labels.astype(jnp.float32))
+        return (loss * asked).sum(), row_weights(batch).sum() * labels[0].size
+    loss = cross_entropy(logits, jnp.where(labels == ignore, 0, labels))
+    return (loss * asked).sum(), asked.sum()
+
+
+def contrast(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """CLIP's pretraining, each image of the batch against all texts and each text against all images: logits [B, B]."""
+    assert output.logits_per_image is not None
+    assert output.logits_per_text is not None
+    weights = row_weights(batch)
+    total, own = jnp.zeros((), jnp.float32), jnp.arange(len(weights))
+    for logits_BB in (output.logits_per_image, output.logits_per_text):
+        real_BB = jnp.where(weights[None] > 0, logits_BB.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+        total += (cross_entropy(real_BB, own) * weights).sum() / 2
+    return total, weights.sum()
+
+
 def _joined(
     first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array], weight: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
@@ -179,8 +226,16 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
         return spans
     if head == "question-answering-beam":
         return beams
+    if head == "pretraining" and hasattr(config, "norm_pix_loss"):  # of images
+        return partial(hidden_patches, normalise=config.norm_pix_loss)
     if head == "pretraining":
         return partial(pretraining, smoothing=smoothing)
+    if head == "semantic-segmentation":
+        return partial(places, ignore=config.semantic_loss_ignore_index)
+    if head == "zero-shot-image-classification":
+        return contrast
+    if head == "masked-image-modeling" and hasattr(config, "vocab_size"):  # patches have names
+        return partial(tokens, smoothing=smoothing)
     if head == "masked-image-modeling":
         return hidden_pixels
     raise InputError(f"the head {head!r} has no default loss: pass loss_fn(output, batch) -> (sum, count)")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxformers.core.params import Tree
+from jaxformers.core.params import STATS, Tree
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.optim import global_norm
 
@@ -21,8 +21,11 @@ def compute_dtype(args: TrainingArguments, *, evaluation: bool = False) -> Any:
 
 
 def cast(params: Tree, dtype: Any) -> Tree:
-    """The parameters in `dtype`; gradients flow back to the stored ones."""
-    return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    """The parameters in `dtype`, but for running statistics of batches; gradients flow back to the stored ones."""
+    if dtype is None:
+        return params
+    small: Tree = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return small | {STATS: params[STATS]} if STATS in params else small
 
 
 class LossScale(NamedTuple):

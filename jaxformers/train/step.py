@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxformers.core.compilation import Compiled
-from jaxformers.core.params import Tree, shardings
+from jaxformers.core.params import STATS, Tree, shardings
 from jaxformers.core.transformer import Execution
 from jaxformers.core.vocabulary import unmultiplied
 from jaxformers.errors import InputError
@@ -108,7 +108,7 @@ def make_train_step(
     execution = Execution(remat=remat, trace_once=True)
     micro_batches = args.gradient_accumulation_steps
 
-    def loss_sum(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss_sum(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array, Tree | None]:
         inputs = inputs_of(model, batch)
         params = cast(joined(moving, rest), dtype)
         if args.neftune_noise_alpha:
@@ -116,39 +116,46 @@ def make_train_step(
             inputs = neftune.with_noise(params, inputs, rng_noise, args.neftune_noise_alpha)
         with unmultiplied(own_loss):  # another's may want to see the logits
             output = model.apply(params, rng=rng, execution=execution, **inputs)
-        return loss_fn(output, batch)
+        return *loss_fn(output, batch), output.new_stats
 
     def loss_mean(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
-        total, count = loss_sum(moving, rest, batch, rng)
-        return total * scale / jnp.maximum(count, 1), (total, count)
+        total, count, stats = loss_sum(moving, rest, batch, rng)
+        return total * scale / jnp.maximum(count, 1), (total, count, stats)
 
     def loss_scaled(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
-        total, count = loss_sum(moving, rest, batch, rng)
-        return total * scale, (total, count)
+        total, count, stats = loss_sum(moving, rest, batch, rng)
+        return total * scale, (total, count, stats)
 
-    def sums(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
-        """Gradients of sums, over micro-batches, and the sum and count of their losses."""
+    def sums(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array, Tree | None]:
+        """Gradients of sums, over micro-batches, the sum and count of their losses, and the statistics, renewed by each."""
         # [micro · size] -> micro × [size], each micro-batch spread over all devices without moving a row between them.
         micro = {k: jnp.moveaxis(v.reshape(-1, micro_batches, *v.shape[1:]), 1, 0) for k, v in batch.items()}
 
         def add(carry: Any, inputs: Any) -> tuple[Any, None]:
-            gradients, (total, count) = jax.grad(loss_scaled, has_aux=True)(moving, rest, *inputs, scale)
-            return jax.tree.map(jnp.add, carry, (gradients, total, count)), None
+            before, stats = carry
+            here = renewed(rest, stats)
+            gradients, (total, count, stats) = jax.grad(loss_scaled, has_aux=True)(moving, here, *inputs, scale)
+            return (jax.tree.map(jnp.add, before, (gradients, total, count)), stats), None
 
         moving, rest = parted(still, params)
         zero = jnp.zeros((), jnp.float32)
-        start = (jax.tree.map(jnp.zeros_like, moving), zero, zero)
-        return jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))[0]
+        start = ((jax.tree.map(jnp.zeros_like, moving), zero, zero), params.get(STATS))
+        (gradients, total, count), stats = jax.lax.scan(add, start, (micro, jax.random.split(rng, micro_batches)))[0]
+        return gradients, total, count, stats
 
-    def summed_by_hand(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
+    def summed_by_hand(
+        params: Tree, batch: Batch, rng: jax.Array, scale: Any
+    ) -> tuple[Tree, jax.Array, jax.Array, Tree | None]:
         """`sums` over all data-parallel devices, each of which computes alone, and the gradients' sum in `gradient_dtype`."""
 
-        def own(params: Tree, batch: Batch, rng: jax.Array, scale: Any) -> tuple[Tree, jax.Array, jax.Array]:
+        def own(
+            params: Tree, batch: Batch, rng: jax.Array, scale: Any
+        ) -> tuple[Tree, jax.Array, jax.Array, Tree | None]:
             with activate(None):
                 rng = jax.random.fold_in(rng, jax.lax.axis_index("data"))
-                gradients, *losses = sums(params, batch, rng, scale)
+                gradients, *losses, stats = sums(params, batch, rng, scale)
             add = lambda g: jax.lax.psum(g.astype(args.gradient_dtype), "data").astype(g.dtype)  # noqa: E731
-            return jax.tree.map(add, gradients), *jax.lax.psum(losses, "data")
+            return jax.tree.map(add, gradients), *jax.lax.psum(losses, "data"), jax.lax.pmean(stats, "data")
 
         everywhere, rows = PartitionSpec(), PartitionSpec("data")
         run = jax.shard_map(
@@ -169,11 +176,11 @@ def make_train_step(
         scale: Any = optax.tree.get(state.opt_state, "loss_scale") if args.fp16 else 1.0
         with activate(mesh):
             if micro_batches == 1 and not by_hand:
-                gradients, (total, count) = jax.grad(loss_mean, has_aux=True)(
+                gradients, (total, count, stats) = jax.grad(loss_mean, has_aux=True)(
                     *parted(still, state.params), batch, rng, scale
                 )
             else:  # divided once, by the count of all: a big batch, not a mean of means
-                gradients, total, count = (summed_by_hand if by_hand else sums)(state.params, batch, rng, scale)
+                gradients, total, count, stats = (summed_by_hand if by_hand else sums)(state.params, batch, rng, scale)
                 gradients = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradients)
         if args.fp16:
             gradients = jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), gradients)
@@ -188,7 +195,7 @@ def make_train_step(
         }
         if args.include_num_input_tokens_seen != "no":
             metrics["tokens"] = _tokens(batch, args.include_num_input_tokens_seen)
-        params = optax.apply_updates(state.params, updates)
+        params = renewed(optax.apply_updates(state.params, updates), stats)
         return TrainState(state.step + 1, params, opt_state, state.rng), metrics
 
     return TrainStep(model, step, optimizer, mesh, args.seed)
@@ -230,8 +237,13 @@ def make_eval_step(
     return Compiled(step, in_shardings=(shardings(model.declare(), mesh), None), out_shardings=everywhere)
 
 
+def renewed(params: Tree, stats: Tree | None) -> Tree:
+    """The parameters with these running statistics of batches; as they are, for a model that has none."""
+    return params if stats is None else params | {STATS: stats}
+
+
 LABELS = ("labels", "start_positions", "end_positions")
-HIDDEN = ("bool_masked_pos",)  # what an input hides of itself is what is right
+HIDDEN = ("bool_masked_pos", "noise")  # what an input hides of itself is what is right
 PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
              "sop_logits")  # fmt: skip
 

@@ -7,7 +7,12 @@ from typing import Any
 from jaxformers.families import family_for
 
 CLASSIFY = ("sequence-classification", "token-classification")
-LABELLED = (*CLASSIFY, "image-classification")  # the heads that have classes
+LABELLED = (
+    *CLASSIFY,
+    "image-classification",
+    "image-classification-with-teacher",
+    "semantic-segmentation",
+)  # the heads that have classes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,8 +46,8 @@ class Row:
 
     @property
     def reads(self) -> bool:
-        """Whether it takes texts."""
-        return "input_ids" in family_for(self.family).inputs
+        """Whether it takes texts alone."""
+        return "pixel_values" not in family_for(self.family).inputs
 
     @property
     def heads(self) -> list[str | None]:
@@ -52,6 +57,8 @@ class Row:
     @property
     def plain_heads(self) -> list[str | None]:
         """The heads to check without it."""
+        if not self.reads and not self.lineage:
+            return [self.whole]  # among whose results the states are
         return [None, self.whole] if self.brief else self.heads
 
     def config_for(self, head: str | None) -> dict[str, Any]:

@@ -540,7 +540,13 @@ def sample(
 
 def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Array:
     """The loss transformers has for this head; for hidden states, beams and cells, these weighted by numbers drawn by name."""
-    if model.head in (None, "text-encoding", "question-answering-beam", "table-question-answering"):
+    if model.head in (
+        None,
+        "text-encoding",
+        "question-answering-beam",
+        "table-question-answering",
+        "image-classification-with-teacher",
+    ):
         found = {name: output[name] for name in make_goldens.PROBED if output[name] is not None}
         states = (jax.nn.sigmoid(state) if name == "logits" else state for name, state in found.items())
         return sum(((state * draw(f"probe {state.ndim}", state.shape, 1.0)).mean() for state in states), jnp.zeros(()))

@@ -7,14 +7,15 @@ import numpy as np
 
 
 def draw(name: str, shape: tuple[int, ...], std: float = 0.2) -> np.ndarray:
-    """Uniform float32 numbers of standard deviation `std` that depend on nothing but `name`; a norm's scale is about 1.
+    """Uniform float32 numbers of standard deviation `std` that depend on nothing but `name`; a norm's scale
+    and variance are about 1.
 
     At the usual 0.02 a wrong activation would hide below the tolerance. Taken from the generator's raw bits, whose
     stream NumPy guarantees, not from its distributions, whose stream it does not.
     """
     raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
     values = (2 * (raw >> np.uint64(11)) * 2.0**-53 - 1) * std * math.sqrt(3)
-    is_scale = len(shape) == 1 and name.endswith("weight")
+    is_scale = len(shape) == 1 and name.endswith(("weight", "running_var"))
     return (values + is_scale).reshape(shape).astype(np.float32)
 
 

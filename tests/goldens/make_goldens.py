@@ -346,11 +346,11 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
 }
 NOT_TEXTS = {family: module for module in (pixels,) for family in module.FAMILIES}  # model_type -> whose `sample` it is
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
-          "logits_aggregation", "logits")  # fmt: skip
+          "logits_aggregation", "logits", "logits_per_image", "text_embeds")  # fmt: skip
 # XLNet's, of targets, which these inputs lack; TAPAS', by which a column is chosen and not how surely, and its pooler where
 # there are no operators.
 UNLEARNT = ("final_logits_bias", "mask_emb", "transformer.mask_emb", "column_output_weights", "column_output_bias",
-            "tapas.pooler.dense.weight", "tapas.pooler.dense.bias")  # fmt: skip
+            "tapas.pooler.dense.weight", "tapas.pooler.dense.bias", *pixels.FIXED)  # fmt: skip
 SHAPES = {"bert-base": ("BertForPreTraining", {"model_type": "bert"})}
 
 
@@ -502,7 +502,8 @@ def as_in_file(model: Any, named: dict[str, Any]) -> dict[str, Any]:
         return named
     from transformers.core_model_loading import revert_weight_conversion
 
-    return revert_weight_conversion(model, named)
+    found = revert_weight_conversion(model, named)
+    return {name.replace(*pixels.MISNAMED): tensor for name, tensor in found.items()}
 
 
 def words_apart(config: dict[str, Any]) -> bool:
@@ -518,8 +519,13 @@ def parameters_of(model: Any) -> dict[str, Any]:
     is none to PyTorch, for nothing learns it; but not the tables of positions that are fixed."""
     repeated = set(model.all_tied_weights_keys)
     found = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name not in repeated}
-    found |= {name: buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"}
-    return {name: p for name, p in found.items() if p.requires_grad or name == "final_logits_bias"}
+    kept = ("final_logits_bias", "running_mean", "running_var")
+    found |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(kept)}
+    return {
+        name: p
+        for name, p in found.items()
+        if p.requires_grad or name == "final_logits_bias" or model.config.model_type in NOT_TEXTS
+    }
 
 
 def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -541,9 +547,15 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
 
     model.zero_grad()
     named = {name: tensor(array, name) for name, array in (inputs | labels).items()}
+    if model.config.model_type == "beit" and "bool_masked_pos" in named and "labels" in named:
+        named["labels"] = named["labels"][named["bool_masked_pos"]]
     output = model(**named, output_hidden_states=True, output_attentions=True)
-    if "pixel_values" in inputs:
-        output = {key: channels_last(key, value) for key, value in output.items() if value is not None}
+    if "pixel_values" in inputs:  # towers have outputs of their own
+        output = {
+            key: channels_last(key, value)
+            for key, value in output.items()
+            if value is not None and "model_output" not in key
+        }
     loss = output.get("loss")
     if loss is None:
         states = (output[key].sigmoid() if key == "logits" else output[key] for key in PROBED if key in output)
@@ -553,7 +565,8 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
     for key, value in output.items():
         found |= spread(key, value)
     for name, parameter in parameters_of(model).items():
-        if parameter.grad is None and name in UNLEARNT:
+        unlearnt = name in UNLEARNT or name.endswith(("running_mean", "running_var"))
+        if (parameter.grad is None and unlearnt) or name in pixels.STILL.get(model.config.model_type, ()):
             parameter.grad = torch.zeros_like(parameter)
     gradients = {name: p.grad for name, p in parameters_of(model).items() if p.grad is not None}
     found |= {f"gradient {name}": gradient for name, gradient in as_in_file(model, gradients).items()}
