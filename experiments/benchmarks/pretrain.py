@@ -135,8 +135,10 @@ def main(options: Options) -> None:
     found: list[dict[str, Any]] = []
     for shape in options.shapes:
         head, config, rows, length = SHAPES[shape]
-        job = {"shape": shape, "head": head, "config": config | STILL[config["model_type"]], "rows": options.rows or rows,
-               "bf16": options.bf16, "length": options.length or length, "steps": options.steps}  # fmt: skip
+        job: dict[str, Any] = {
+            "shape": shape, "head": head, "config": config | STILL[config["model_type"]], "rows": options.rows or rows,
+            "length": options.length or length, "bf16": options.bf16, "steps": options.steps,
+        }  # fmt: skip
         runs: dict[str, list[dict[str, Any]]] = {}
         for _ in range(options.rounds):
             for who, more in sides.items():

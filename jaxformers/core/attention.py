@@ -9,7 +9,7 @@ what it is on one device; passing keys around a ring would need a kernel of its 
 
 import math
 import operator
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import flax.struct
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxformers.core.layers import dropout
 from jaxformers.errors import InputError
-from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, shard, specification
+from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, specification
 
 LANES = 128  # of a TPU's registers: its kernels take lengths that are multiples of it
 
@@ -294,9 +294,25 @@ def _by_heads(q_BLHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array) -> tuple[
         each = pieces // math.gcd(G, pieces)
         each = each if H // G % each == 0 else H // G
         k_BSGK, v_BSGK = (jnp.repeat(x, each, axis=2) for x in (k_BSGK, v_BSGK))
-    return tuple(shard(x, "batch", None, "heads_apart", "head_size") for x in (q_BLHK, k_BSGK, v_BSGK))  # type: ignore[return-value]
+    return _exchanged(q_BLHK), _exchanged(k_BSGK), _exchanged(v_BSGK)
 
 
 def _by_length(x_BLHK: jax.Array) -> jax.Array:
     """The way back: pieces of texts on each device."""
-    return x_BLHK if _cuts()[0] == 1 else shard(x_BLHK, "batch", "length", "heads", "head_size")
+    return x_BLHK if _cuts()[0] == 1 else _exchanged(x_BLHK, back=True)
+
+
+def _exchanged(x_BLHK: jax.Array, back: bool = False) -> jax.Array:
+    """Length for heads, or back: one all-to-all, and one in the backward pass. Left to itself XLA makes half as many again."""
+    mesh = active_mesh()
+    assert mesh is not None
+    ways = [("batch", "length", "heads", "head_size"), ("batch", None, "heads_apart", "head_size")]
+    before, after = (
+        specification(axes, x_BLHK.shape, mesh, ACTIVATION_RULES, "attention")
+        for axes in (ways[::-1] if back else ways)
+    )
+    cut, joined = (1, 2) if back else (2, 1)
+    return jax.shard_map(
+        partial(jax.lax.all_to_all, axis_name="sequence", split_axis=cut, concat_axis=joined, tiled=True),
+        mesh=mesh, in_specs=before, out_specs=after, check_vma=False,
+    )(x_BLHK)  # fmt: skip
