@@ -29,6 +29,10 @@ __all__ = [
     "AutoFeatureExtractor",
     "AutoImageProcessor",
     "AutoModel",
+    "AutoModelForAudioClassification",
+    "AutoModelForAudioFrameClassification",
+    "AutoModelForAudioXVector",
+    "AutoModelForCTC",
     "AutoModelForCausalLM",
     "AutoModelForImageClassification",
     "AutoModelForMaskedImageModeling",
@@ -40,6 +44,7 @@ __all__ = [
     "AutoModelForSemanticSegmentation",
     "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification",
+    "AutoModelForSpeechSeq2Seq",
     "AutoModelForTableQuestionAnswering",
     "AutoModelForTextEncoding",
     "AutoModelForTokenClassification",
@@ -75,6 +80,10 @@ class AutoHead:
 
 
 AutoModel = AutoHead(None)
+AutoModelForAudioClassification = AutoHead("audio-classification")
+AutoModelForAudioFrameClassification = AutoHead("audio-frame-classification")
+AutoModelForAudioXVector = AutoHead("audio-xvector")
+AutoModelForCTC = AutoHead("ctc")
 AutoModelForCausalLM = AutoHead("causal-lm")
 AutoModelForImageClassification = AutoHead("image-classification")
 AutoModelForMaskedImageModeling = AutoHead("masked-image-modeling")
@@ -86,6 +95,7 @@ AutoModelForQuestionAnswering = AutoHead("question-answering")
 AutoModelForSemanticSegmentation = AutoHead("semantic-segmentation")
 AutoModelForSeq2SeqLM = AutoHead("seq2seq-lm")
 AutoModelForSequenceClassification = AutoHead("sequence-classification")
+AutoModelForSpeechSeq2Seq = AutoHead("speech-seq2seq")
 AutoModelForTableQuestionAnswering = AutoHead("table-question-answering")
 AutoModelForTextEncoding = AutoHead("text-encoding")
 AutoModelForTokenClassification = AutoHead("token-classification")

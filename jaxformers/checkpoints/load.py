@@ -264,6 +264,7 @@ def _canonical(
         for other in family.prefixes.values():
             if other and name.startswith(other):
                 name = family.prefix + name.removeprefix(other)
+        name = family.aliases.get(name, family.aliases.get(family.prefix + name, name))
         if name not in known and family.prefix + name in known:
             name = family.prefix + name
         is_buffer = {*_any_layer(name), *_any_layer(family.prefix + name)} & {*family.buffers}

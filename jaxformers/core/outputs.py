@@ -50,6 +50,12 @@ class Output:
       decoder_hidden_states: N + 1 arrays [B, L, D].
       decoder_attentions: N arrays [B, H, L, L].
       cross_attentions: N arrays [B, H, L, S], where the decoder looks in what the encoder read.
+      extract_features: [B, T, C], what a speech encoder's convolutions made of the waves; of sounds, as all that follow.
+      embeddings: [B, X], who speaks.
+      cosines: [B, C], how near that is to each speaker the model was trained on.
+      projected_states: [B, T, P], Wav2Vec2's pretraining: what is said of each frame.
+      projected_quantized_states: [B, T, P], and the code of what is there.
+      codevector_perplexity: a number, how many of the codes are in use.
     """
 
     last_hidden_state: jax.Array | None = None
@@ -85,6 +91,12 @@ class Output:
     decoder_hidden_states: tuple[jax.Array, ...] | None = None
     decoder_attentions: tuple[jax.Array, ...] | None = None
     cross_attentions: tuple[jax.Array, ...] | None = None
+    extract_features: jax.Array | None = None
+    embeddings: jax.Array | None = None
+    cosines: jax.Array | None = None
+    projected_states: jax.Array | None = None
+    projected_quantized_states: jax.Array | None = None
+    codevector_perplexity: jax.Array | None = None
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)

@@ -15,6 +15,7 @@ from jaxformers.families.model import Family, Model
 # model_type in config.json -> module here. String literals only: nothing read from a file chooses what is imported.
 MODULES = {
     "albert": "jaxformers.families.albert",
+    "audio-spectrogram-transformer": "jaxformers.families.audio_spectrogram_transformer",
     "bart": "jaxformers.families.bart",
     "beit": "jaxformers.families.beit",
     "bert": "jaxformers.families.bert",
@@ -32,6 +33,7 @@ MODULES = {
     "gemma3_text": "jaxformers.families.gemma3",
     "gpt2": "jaxformers.families.gpt2",
     "gpt_neox": "jaxformers.families.gpt_neox",
+    "hubert": "jaxformers.families.hubert",
     "llama": "jaxformers.families.llama",
     "m2m_100": "jaxformers.families.m2m_100",
     "marian": "jaxformers.families.marian",
@@ -52,6 +54,8 @@ MODULES = {
     "transfo-xl": "jaxformers.families.transfo_xl",
     "vit": "jaxformers.families.vit",
     "vit_mae": "jaxformers.families.vit_mae",
+    "wav2vec2": "jaxformers.families.wav2vec2",
+    "whisper": "jaxformers.families.whisper",
     "xlm": "jaxformers.families.xlm",
     "xlm-roberta": "jaxformers.families.xlm_roberta",
     "xlnet": "jaxformers.families.xlnet",

@@ -41,6 +41,7 @@ CLASS_NAMES = {
 # head -> the arrays it takes beside those of its trunk
 HEAD_INPUTS: dict[str | None, tuple[str, ...]] = {
     "question-answering-beam": ("p_mask", "cls_index", "start_positions"),
+    "pretraining": ("sampled_negative_indices", "gumbel_temperature"),
 }
 
 
@@ -67,11 +68,13 @@ class Family:
       cache: (config, batch, slots, dtype) -> an empty `Cache`; None where the family cannot generate.
       asks_ahead: whether what comes next is asked at the place where it will stand (XLNet's target, XLM's mask token): one token
         more is read, and nothing is told of what comes after the tokens before.
+      encode: of models that answer a sound, the encoder alone: (params, input_features, config) -> `Output`.
       decoder_inputs: of encoder-decoders, (labels [B, L], config) -> the `decoder_input_ids` they are predicted from.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its trunk takes.
       buffers: checkpoint names that hold no parameters; `{}` stands for any layer's number.
       renamed: how names begin that some files have -> how they begin here.
+      aliases: a tensor's former checkpoint name -> its present one.
       ties: checkpoint name -> the name of the tensor it repeats.
     """
 
@@ -89,8 +92,10 @@ class Family:
     buffers: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefixes: Mapping[str | None, str] = dataclasses.field(default_factory=dict)
     cache: Callable[..., Cache] | None = None
+    encode: Forward | None = None
     asks_ahead: bool = False
     decoder_inputs: Callable[[jax.Array, Any], jax.Array] | None = None
 

@@ -30,6 +30,8 @@ def generate(
     *,
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
+    input_features: Any = None,
+    encoder_outputs: Any = None,
     generation_config: GenerationConfig | None = None,
     rng: jax.Array | int | None = None,
     logits_processor: Sequence[Processor] = (),
@@ -41,13 +43,15 @@ def generate(
     """Goes on from prompts, or answers what an encoder reads.
 
     Args:
-      model: a decoder with the head `causal-lm`, or an encoder-decoder with `seq2seq-lm`.
+      model: a decoder with the head `causal-lm`, or an encoder-decoder with `seq2seq-lm` or `speech-seq2seq`.
       input_ids: [B, L] token ids, of an encoder-decoder for its encoder; None starts a decoder from `bos_token_id`.
       attention_mask: [B, L], 1 for tokens and 0 for padding, on either side; None means that padding is what has the padding
         token's id, unless that also ends a text.
       decoder_input_ids: [B, P], what an encoder-decoder's decoder goes on from; `decoder_start_token_id` by default, which is
         put before them where none begins with it.
       decoder_attention_mask: [B, P] of these.
+      input_features: [B, bands, frames], what a speech model's encoder hears, in place of `input_ids`.
+      encoder_outputs: [B, S, D], what it made of them, where that is known.
       generation_config: in place of the model's own.
       rng: key (or seed) for what is drawn, or a key [B] for each row; None is the seed 0.
       logits_processor: pure functions `(logits [R, V], Written) -> logits`, after the built-in ones that ban or force; a
@@ -73,7 +77,7 @@ def generate(
     """
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
               allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
-              decoder=(decoder_input_ids, decoder_attention_mask))  # fmt: skip
+              decoder=(decoder_input_ids, decoder_attention_mask), heard=(input_features, encoder_outputs))  # fmt: skip
     for _ in run.parts(1 if prefix_allowed_tokens_fn else CHUNK if run.config.stop_strings else run.most):
         pass
     return run.output()
@@ -86,6 +90,8 @@ def stream(
     *,
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
+    input_features: Any = None,
+    encoder_outputs: Any = None,
     generation_config: GenerationConfig | None = None,
     rng: jax.Array | int | None = None,
     logits_processor: Sequence[Processor] = (),
@@ -104,7 +110,7 @@ def stream(
     """
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
               allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
-              decoder=(decoder_input_ids, decoder_attention_mask))  # fmt: skip
+              decoder=(decoder_input_ids, decoder_attention_mask), heard=(input_features, encoder_outputs))  # fmt: skip
     if run.rules.beams > 1:
         raise InputError("beams cannot be streamed, for they may change their mind: leave num_beams at 1")
     return (run.new()[:, -1] for _ in run.parts(1))

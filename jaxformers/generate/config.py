@@ -24,6 +24,10 @@ IGNORED = {
                      "target_lookbehind", "assistant_early_exit", "is_assistant", "speculation_type", "use_mtp",
                      "assistant_ensemble_weight"),
                     "how another model helps, which changes no distribution"),
+    **dict.fromkeys(("alignment_heads", "is_multilingual", "lang_to_id", "language", "max_initial_timestamp_index",
+                     "no_timestamps_token_id", "prev_sot_token_id", "return_timestamps", "task", "task_to_id",
+                     "forced_decoder_ids", "median_filter_width"),
+                    "what Whisper's texts begin with, and their times: generate.speech reads it"),
     **dict.fromkeys(("chat_format", "max_window_size", "trust_remote_code"), "left over from a model's own code"),
 }  # fmt: skip
 # key -> (the only value we compute, what another one would mean)
@@ -40,6 +44,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "watermarking_config": (None, "watermarks"),
     "dola_layers": (None, "contrast of layers"),
 }
+ANSWERS = ("seq2seq-lm", "speech-seq2seq")  # heads whose decoder answers what an encoder read or heard
 Ids = tuple[int, ...]
 
 
@@ -251,7 +256,7 @@ def config_for(model: Any, given: GenerationConfig | None, options: Mapping[str,
     raw = json.loads(model.config.raw)
     ids = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
            "forced_eos_token_id")  # fmt: skip
-    if model.head == "seq2seq-lm":  # whose configs have these of their own, with defaults
+    if model.head in ANSWERS:  # whose configs have these of their own, with defaults
         raw = {key: getattr(model.config, key, None) for key in ids} | raw
     found = {key: raw[key] for key in ids if raw.get(key) is not None and (raw[key] != -1)}
     values = _known(found, "config.json")

@@ -20,7 +20,10 @@ from jaxformers.generate.written import Knobs, Source, Written
 from jaxformers.parallel.mesh import activate
 
 # head -> what the arrays are called that it goes on from
-READS = {"causal-lm": ("input_ids", "attention_mask"), "seq2seq-lm": ("decoder_input_ids", "decoder_attention_mask")}
+DECODER = ("decoder_input_ids", "decoder_attention_mask")
+READS = {"causal-lm": ("input_ids", "attention_mask"), "seq2seq-lm": DECODER, "speech-seq2seq": DECODER}
+# and, of an encoder-decoder, what its encoder's are called: a text; or what it made of a sound
+SOURCES = {"seq2seq-lm": ("input_ids", "attention_mask"), "speech-seq2seq": ("encoder_outputs",)}
 Key = tuple[Family, str | None, Any, Any]  # family, head, config, mesh: what a model is but for its parameters
 
 
@@ -64,8 +67,8 @@ def read_prompt(
     """The cache after a prompt (and what the encoder has read), and the logits [B, V] (float32) of what comes next."""
     family, head, config, mesh = model
     assert family.cache is not None
-    given = dict(zip(READS[str(head)], (ids_BP, mask_BP), strict=True))
-    given |= {} if source is None else {"input_ids": source.tokens, "attention_mask": source.real}
+    given: dict[str, Any] = dict(zip(READS[str(head)], (ids_BP, mask_BP), strict=True))
+    given |= {} if source is None else dict(zip(SOURCES[str(head)], tuple(source), strict=False))
     with activate(mesh):
         cache = family.cache(config, ids_BP.shape[0], slots, params["embeddings"]["word"].dtype)
         cache = by_layer(cache) if isinstance(params.get("decoder", params)["layers"], tuple) else cache

@@ -3,6 +3,7 @@
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxformers.generate.config import GenerationConfig, config_for
 from jaxformers.generate.processors import knobs_of, rules_of
 from jaxformers.generate.written import Processor, Source
 from jaxformers.parallel.distributed import fetch
+from jaxformers.parallel.mesh import activate
 
 # The slots of prompts and caches; a finer grid would waste fewer slots and compile more programs.
 SLOTS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, *(n << k for k in range(9, 21) for n in (2, 3)))
@@ -83,11 +85,13 @@ class Run:
         tokenizer: Any,
         assistant: Model | None = None,
         decoder: tuple[Any, Any] = (None, None),
+        heard: tuple[Any, Any] = (None, None),
     ) -> None:
         for each in (model, *([] if assistant is None else [assistant])):
             if each.family.cache is None or each.head not in loop.READS:
                 raise InputError(
-                    "generate needs a decoder with the head 'causal-lm', or an encoder-decoder with 'seq2seq-lm', "
+                    "generate needs a decoder with the head 'causal-lm', or an encoder-decoder with 'seq2seq-lm' or "
+                    "'speech-seq2seq', "
                     f"found {each.family.name} with {each.head!r}"
                 )
         self.model, self.allow, self.tokenizer = model, allow, tokenizer
@@ -96,8 +100,11 @@ class Run:
         if self.config.stop_strings and tokenizer is None:
             raise InputError("stop_strings are texts: give tokenizer= too")
         source = None
-        if model.head == "seq2seq-lm":
-            source = _source(model, input_ids, attention_mask, self.config)
+        if model.head in loop.SOURCES:
+            if model.head == "speech-seq2seq":
+                source = _sound(model, *heard, self.config)
+            else:
+                source = _source(model, input_ids, attention_mask, self.config)
             self.ids, mask = _decoder_prompts(model, *decoder, self.config, len(source.tokens))
         else:
             self.ids, mask = _prompts(model, input_ids, attention_mask, self.config)
@@ -295,6 +302,33 @@ def _source(model: Model, input_ids: Any, attention_mask: Any, config: Generatio
     more = ((0, 0), (0, slots - ids.shape[1]))
     ids, mask = np.pad(ids, more, constant_values=model.config.pad_token_id), np.pad(mask, more)
     return Source(ids, mask)  # type: ignore[arg-type]  # which go to the device with the first program
+
+
+def _sound(model: Model, input_features: Any, encoder_outputs: Any, config: GenerationConfig) -> Source:
+    """What the encoder makes of a sound."""
+    if (input_features is None) == (encoder_outputs is None):
+        raise InputError(
+            "this model answers a sound: give input_features, or the encoder_outputs that were made of them"
+        )
+    if config.encoder_repetition_penalty != 1 or config.encoder_no_repeat_ngram_size:
+        raise InputError(
+            "encoder_repetition_penalty and encoder_no_repeat_ngram_size look at tokens that are read, and a sound has none"
+        )
+    return Source(hear(model, input_features) if encoder_outputs is None else encoder_outputs, None)
+
+
+def hear(model: Model, input_features: Any) -> jax.Array:
+    """The states [B, S, D] that a speech model's encoder makes of `input_features`."""
+    _, (family, _, config, mesh) = _prepared(model)
+    return _hear(model.params, input_features, key=(family, config, mesh))
+
+
+@partial(jax.jit, static_argnames="key")
+def _hear(params: Tree, input_features: jax.Array, *, key: Any) -> jax.Array:
+    family, config, mesh = key
+    with activate(mesh):
+        states: jax.Array = family.encode(params, input_features, config=config).last_hidden_state
+    return states
 
 
 def _decoder_prompts(

@@ -29,7 +29,12 @@ EVAL_BUCKETS, TRAIN_BUCKETS = 3, 6  # programs at most: one more saves 1-2 % of 
 OWN_LENGTHS = ("labels", "decoder_input_ids", "decoder_attention_mask")  # of what an encoder-decoder answers
 PAD = -100  # fills predictions and labels of unequal length, as transformers does
 
-LANGUAGE_MODELS = ("masked-lm", "causal-lm", "seq2seq-lm")  # heads whose loss is a cross-entropy a token
+LANGUAGE_MODELS = (
+    "masked-lm",
+    "causal-lm",
+    "seq2seq-lm",
+    "speech-seq2seq",
+)  # heads whose loss is a cross-entropy a token
 
 
 class EvalPrediction(NamedTuple):
@@ -353,7 +358,7 @@ def _run(
 
 def own_lengths(model: Model) -> tuple[str, ...]:
     """The columns whose lengths are not those of what the model reads."""
-    return OWN_LENGTHS if model.head == "seq2seq-lm" else ()
+    return OWN_LENGTHS if model.head in ("seq2seq-lm", "speech-seq2seq") else ()
 
 
 def make_batches(data: Any, shapes: int, *, own_lengths: Sequence[str] = (), **options: Any) -> Batches:

@@ -39,7 +39,7 @@ def row_weights(batch: Batch) -> jax.Array:
     weights = batch.get("example_weight")
     if weights is not None:
         return weights
-    rows = next(batch[name].shape[:1] for name in (*TARGETS, "pixel_values") if name in batch)
+    rows = next(batch[name].shape[:1] for name in (*TARGETS, "pixel_values", "input_values") if name in batch)
     return jnp.ones(rows, jnp.float32)
 
 
@@ -216,9 +216,10 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
             return regression
         if config.problem_type == "multi_label_classification":
             return multi_label
-    if head in ("sequence-classification", "image-classification", "multiple-choice", "next-sentence-prediction"):
+    if head in ("sequence-classification", "image-classification", "audio-classification", "multiple-choice",
+                "next-sentence-prediction"):  # fmt: skip
         return partial(classification, smoothing=smoothing)
-    if head in ("token-classification", "masked-lm", "seq2seq-lm"):
+    if head in ("token-classification", "audio-frame-classification", "masked-lm", "seq2seq-lm", "speech-seq2seq"):
         return partial(tokens, smoothing=smoothing)
     if head == "causal-lm":  # of a model that looks both ways (XLNet) a token is predicted where it stands
         return partial(next_tokens if config.LOOKS_BACK else tokens, smoothing=smoothing)
@@ -228,6 +229,12 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
         return beams
     if head == "pretraining" and hasattr(config, "norm_pix_loss"):  # of images
         return partial(hidden_patches, normalise=config.norm_pix_loss)
+    if head in ("ctc", "audio-xvector") or (head == "pretraining" and hasattr(config, "num_codevectors_per_group")):
+        from jaxformers.train import speech_losses  # which stands on this file
+
+        if head == "audio-xvector":
+            return speech_losses.speakers
+        return partial(speech_losses.ctc if head == "ctc" else speech_losses.contrastive, config=config)
     if head == "pretraining":
         return partial(pretraining, smoothing=smoothing)
     if head == "semantic-segmentation":

@@ -243,7 +243,7 @@ def renewed(params: Tree, stats: Tree | None) -> Tree:
 
 
 LABELS = ("labels", "start_positions", "end_positions")
-HIDDEN = ("bool_masked_pos", "noise")  # what an input hides of itself is what is right
+HIDDEN = ("bool_masked_pos", "noise", "sampled_negative_indices")  # what an input hides of itself is what is right
 PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
              "sop_logits")  # fmt: skip
 
@@ -257,7 +257,12 @@ def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a batch the forward pass takes; what a decoder reads to predict `labels`, if not there, is made of them."""
     given = {key: value for key, value in batch.items() if key in model.inputs}
     make = model.family.decoder_inputs
-    if make and model.head == "seq2seq-lm" and "labels" in batch and "decoder_inputs_embeds" not in given:
+    if (
+        make
+        and model.head in ("seq2seq-lm", "speech-seq2seq")
+        and "labels" in batch
+        and "decoder_inputs_embeds" not in given
+    ):
         given.setdefault("decoder_input_ids", make(batch["labels"], model.config))
     return given
 

@@ -1,4 +1,4 @@
-"""`Row`: what the tests over all families know of one. The rows are in `table`, those of images in `sight`."""
+"""`Row`: what the tests over all families know of one. The rows are in `table`, of images in `sight`, of sounds in `hearing`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,6 +12,9 @@ LABELLED = (
     "image-classification",
     "image-classification-with-teacher",
     "semantic-segmentation",
+    "audio-classification",
+    "audio-frame-classification",
+    "audio-xvector",
 )  # the heads that have classes
 
 

@@ -357,7 +357,7 @@ def test_anything_is_a_config_or_a_sentence(changes):
         ({"model_type": "brt"}, ["'brt'", "did you mean 'bert'?", "supported: "]),
         ({"model_type": 3}, ["unknown model_type 3"]),
         ({"model_type": ["bert"]}, ["unknown model_type ['bert']"]),
-        ({}, ["has no model_type", "supported: albert, bart"]),
+        ({}, ["has no model_type", "supported: albert, audio-spectrogram-transformer, bart"]),
     ],
 )
 def test_a_family_that_is_not_there(raw, words, tmp_path):

@@ -2,9 +2,9 @@
 
     python -m tests.goldens.make_goldens [family …]
 
-Here: those of texts; of images `tests.goldens.pixels`. Imports nothing of jaxformers. No weight file is kept: every weight is
-drawn from its own name, here and in the tests. A golden changes only when a case is added or changed below, or when transformers
-itself computes something else; never because a test fails.
+Here: those of texts; of images `tests.goldens.pixels`, of sounds `tests.goldens.sounds`. Imports nothing of jaxformers. No weight
+file is kept: every weight is drawn from its own name, here and in the tests. A golden changes only when a case is added or
+changed below, or when transformers itself computes something else; never because a test fails.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.goldens import pixels
+from tests.goldens import pixels, sounds
 from tests.goldens.drawing import draw, integers
 
 HERE = Path(__file__).parent
@@ -343,14 +343,18 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
         for case, what in heads_of_encoder_decoders(name, config).items()
     },
     **pixels.CASES,
+    **sounds.CASES,
 }
-NOT_TEXTS = {family: module for module in (pixels,) for family in module.FAMILIES}  # model_type -> whose `sample` it is
+NOT_TEXTS = {
+    family: module for module in (pixels, sounds) for family in module.FAMILIES
+}  # model_type -> whose `sample` it is
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
           "logits_aggregation", "logits", "logits_per_image", "text_embeds")  # fmt: skip
 # XLNet's, of targets, which these inputs lack; TAPAS', by which a column is chosen and not how surely, and its pooler where
 # there are no operators.
 UNLEARNT = ("final_logits_bias", "mask_emb", "transformer.mask_emb", "column_output_weights", "column_output_bias",
-            "tapas.pooler.dense.weight", "tapas.pooler.dense.bias", *pixels.FIXED)  # fmt: skip
+            "tapas.pooler.dense.weight", "tapas.pooler.dense.bias", *pixels.FIXED, *sounds.UNLEARNT)  # fmt: skip
+STILL = {**pixels.STILL, **sounds.STILL}  # model_type -> parameters that PyTorch teaches and we do not
 SHAPES = {"bert-base": ("BertForPreTraining", {"model_type": "bert"})}
 
 
@@ -546,7 +550,8 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
         return value.movedim(1, -1) if value.ndim == 4 and "attentions" not in key else value
 
     model.zero_grad()
-    named = {name: tensor(array, name) for name, array in (inputs | labels).items()}
+    given = sounds.as_pytorch(type(model).__name__, inputs | labels)
+    named = {name: tensor(array, name) for name, array in given.items()}
     if model.config.model_type == "beit" and "bool_masked_pos" in named and "labels" in named:
         named["labels"] = named["labels"][named["bool_masked_pos"]]
     output = model(**named, output_hidden_states=True, output_attentions=True)
@@ -563,10 +568,10 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
     loss.backward()
     found = {"loss": loss}
     for key, value in output.items():
-        found |= spread(key, value)
+        found |= {} if key in sounds.PARTS_OF_LOSS else spread(key, value)
     for name, parameter in parameters_of(model).items():
         unlearnt = name in UNLEARNT or name.endswith(("running_mean", "running_var"))
-        if (parameter.grad is None and unlearnt) or name in pixels.STILL.get(model.config.model_type, ()):
+        if (parameter.grad is None and unlearnt) or name in STILL.get(model.config.model_type, ()):
             parameter.grad = torch.zeros_like(parameter)
     gradients = {name: p.grad for name, p in parameters_of(model).items() if p.grad is not None}
     found |= {f"gradient {name}": gradient for name, gradient in as_in_file(model, gradients).items()}
