@@ -179,6 +179,14 @@ class Report:
         return "; ".join(parts)
 
 
+def _names(family: Family, config: Any, head: str | None) -> list[str]:
+    """The checkpoint names of a head; none of one that this config cannot have."""
+    try:
+        return [name for name, _, _ in expected(family.declare(config, head))]
+    except ConfigError:
+        return []
+
+
 def read_params(
     family: Family,
     config: Any,
@@ -197,7 +205,7 @@ def read_params(
     declared = family.declare(config, head)
     core_params.check_fits(declared, dtype)
     wanted = {name: (path, shape) for name, path, shape in expected(declared)}
-    others = {name for other in family.heads for name, _, _ in expected(family.declare(config, other))}
+    others = {name for other in family.heads for name in _names(family, config, other)}
     there, dropped, unexpected = _canonical(family, weights, wanted, others)
     if family.ties and config.tie_word_embeddings:  # a table that is the words' unless the file holds another (T5)
         there |= {name: there[words] for name, words in family.ties.items()

@@ -10,6 +10,7 @@ import copy
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -32,14 +33,17 @@ class Batches:
 
     Args:
       examples: Rows of numbers: sequences under the names in `pad_values`, padded on their last axis; scalars; arrays
-        of one shape. Integers become int32 and floats float32.
+        of one shape. Integers become int32 and floats float32. Rows that differ from epoch to epoch (images that are
+        changed at random) come from a method `draw(index, generator)`, whose generator depends on the seed, the
+        epoch and the index alone.
       batch_size: Examples a step, over all processes.
       num_epochs: How often each example is visited.
       seed: With the epoch's number it decides the order, and nothing else does.
       shuffle: Whether each epoch has a random order.
       group_by_length: Whether batches are made of examples of like length. With `shuffle`, within windows of `window`
         batches of the random order, the batches of a window in random order again; without (evaluation), over the whole
-        set. The longest batch comes first in its epoch, so that memory runs out at once or not at all.
+        set. The longest batch comes first in its epoch, so that memory runs out at once or not at all. Without
+        effect where examples hold no sequences: all are alike.
       window: Batches a window.
       buckets: Increasing lengths to pad to, the smallest that holds the longest row of the batch (over all processes).
         A dict gives columns lengths of their own, as `{"input_ids": (32, 64), "labels": (16, 32)}`: as many for each,
@@ -110,7 +114,7 @@ class Batches:
 
         self._examples = examples
         self._batch_size, self._num_epochs, self._seed, self._window = batch_size, num_epochs, seed, window
-        self._shuffle, self._group_by_length = shuffle, group_by_length
+        self._shuffle = shuffle
         share = batch_size // process_count
         self._mine = np.arange(share) + process_index * share if places is None else np.asarray(places)
         if not ((self._mine >= 0) & (self._mine < batch_size)).all():
@@ -120,8 +124,7 @@ class Batches:
         self._forms = read_forms(examples, {**PAD_VALUES, **(pad_values or {})}, self.name)
         self._lengths = read_lengths(examples, self._forms)
         self._main = "input_ids" if "input_ids" in self._lengths else next(iter(self._lengths), None)
-        if group_by_length and self._main is None:
-            raise DataError(f"dataset {self.name!r} has no column of sequences to group by length")
+        self._group_by_length = group_by_length and self._main is not None
         self._buckets = self._checked_buckets(buckets)
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
 
@@ -167,7 +170,7 @@ class Batches:
         numbers = chosen if len(chosen) == self._batch_size else np.resize(chosen, self._batch_size)  # repeats the rows
         numbers = numbers[self._mine]
         real = self._mine < len(chosen)
-        rows = [self._examples[index] for index in numbers.tolist()]
+        rows = self._rows(numbers, epoch)
         batch: Batch = {}
         place = self.place_of(chosen)
         for key, form in self._forms.items():
@@ -191,6 +194,13 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[step] for step in range(len(self)))
+
+    def _rows(self, numbers: np.ndarray, epoch: int) -> list[Any]:
+        """The rows with these numbers, as they are or as they are drawn for this epoch."""
+        draw = getattr(self._examples, "draw", None)
+        if draw is None:
+            return [self._examples[index] for index in numbers.tolist()]
+        return [draw(index, np.random.default_rng((self._seed, epoch, index))) for index in numbers.tolist()]
 
     def place_of(self, rows: np.ndarray) -> int:
         """Which of the buckets a batch of these rows is padded to: their number; 0 where there are none."""

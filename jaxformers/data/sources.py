@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from jaxformers.data.files import file_kind, read_file
+from jaxformers.data.image_files import open_images
 from jaxformers.data.reach import reachable
 from jaxformers.data.records import READERS, BadRecords
 from jaxformers.data.table import Table, as_table, did_you_mean, is_frame
@@ -78,8 +79,9 @@ def load_dataset(
     Args:
       source: `tfds:NAME/CONFIG` (TensorFlow Datasets, without TensorFlow), `hf:NAME/CONFIG` (the Hugging Face hub,
         extra `hf`), a data file (.csv, .tsv, .json, .jsonl, .txt, .parquet; see `files.read_file`), a folder with files
-        named train, validation (or valid, val, dev) and test, or what is in memory: a Table, a DataFrame, a dict of
-        columns, a list of dict rows, a dataset with dict rows, or a dict of splits of any of these.
+        named train, validation (or valid, val, dev) and test, a folder of images or of MNIST's idx files (see
+        `image_files.open_images`), or what is in memory: a Table, a DataFrame, a dict of columns, a list of dict rows, a
+        dataset with dict rows, or a dict of splits of any of these.
       split: One split, or a slice of one: `train`, `train[:100]`, `train[10:20]`, `train[:10%]`.
       encoding: Encoding of text files that are not UTF-8.
       column_names: Names for the columns of csv and tsv files that have no header line.
@@ -222,6 +224,9 @@ def _open_path(path: Path, reader: Reader) -> tuple[Splits, str]:
                 raise DataError(f"{path} has two files for the split {key!r}: {found[key].name} and {file.name}")
             found[key] = file
     if not found:
+        images = open_images(path, SPLIT_NAMES)
+        if images:
+            return images, name
         raise DataError(
             f"{path} has no file for a split: one of train, validation (valid, val, dev), test with one of "
             f"{', '.join(READERS)} is expected{_near_split_file(path)}"

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,11 +22,19 @@ from jaxformers.checkpoints.files import locate, read_json
 from jaxformers.core.compilation import enable_cache
 from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
-from jaxformers.families import Model, head_of
-from jaxformers.pipelines import answers, embeddings, generation, masks, pairs, seq2seq, tables, text, tokens
+from jaxformers.families import Family, Model, family_for, head_of
+from jaxformers.pipelines import answers, embeddings, generation, images, masks, pairs, seq2seq, tables, text, tokens
 from jaxformers.pipelines.base import Forward, Pipeline, Preprocess, compose
 from jaxformers.pipelines.inputs import Parts
-from jaxformers.preprocess import Tokenizer, load_tokenizer
+from jaxformers.preprocess import (
+    FeatureExtractor,
+    ImageProcessor,
+    Processor,
+    Tokenizer,
+    load_feature_extractor,
+    load_image_processor,
+    load_tokenizer,
+)
 
 LOG = logging.getLogger("jaxformers")
 
@@ -40,15 +49,26 @@ class Task:
       build: `build(parts, **options) -> Pipeline`; options it does not name go to the pipeline's stages.
       head: the head its model has; None takes any and leaves it aside.
       default: the model where none is given: hub id and revision; None where there is no usual one.
+      takes: what prepares its inputs, by the names in `PREPARERS`.
     """
 
     build: Callable[..., Pipeline]
     head: str | None
     default: tuple[str, str] | None
+    takes: tuple[str, ...] = ("tokenizer",)
 
+
+# what prepares inputs: its name as an argument -> its class, what loads it, and what it is called in a sentence
+PREPARERS: dict[str, tuple[type, Callable[..., Any], str]] = {
+    "tokenizer": (Tokenizer, load_tokenizer, "a tokenizer"),
+    "image_processor": (ImageProcessor, load_image_processor, "an image processor"),
+    "feature_extractor": (FeatureExtractor, load_feature_extractor, "a feature extractor"),
+}
 
 MINILM = ("sentence-transformers/all-MiniLM-L6-v2", "8b3219a92973c328a8e22fadcfa821b5dc75636a")
 T5_BASE = ("google-t5/t5-base", "a9723ea")
+VIT_BASE = ("google/vit-base-patch16-224", "3f49326")
+IMAGES = ("image_processor",)
 DIRECTION = re.compile(r"translation_[^_]+_to_[^_]+")  # a task's own name, of the kind "translation"
 TASKS = {
     "text-classification": Task(
@@ -84,6 +104,8 @@ TASKS = {
     "feature-extraction": Task(embeddings.feature_extraction, None, ("distilbert/distilbert-base-cased", "6ea8117")),
     "sentence-similarity": Task(embeddings.sentence_similarity, None, MINILM),
     "sentence-embedding": Task(embeddings.sentence_embedding, None, MINILM),
+    "image-classification": Task(images.image_classification, "image-classification", VIT_BASE, IMAGES),
+    "image-feature-extraction": Task(images.image_feature_extraction, None, VIT_BASE, IMAGES),
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 HEAD_TASKS = {
@@ -96,6 +118,7 @@ HEAD_TASKS = {
     "seq2seq-lm": "text2text-generation",
     "next-sentence-prediction": "next-sentence-prediction",
     "multiple-choice": "multiple-choice",
+    "image-classification": "image-classification",
     None: "feature-extraction",
 }
 
@@ -107,6 +130,9 @@ def pipeline(
     model: str | os.PathLike[str] | Model | None = None,
     *,
     tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
+    image_processor: str | os.PathLike[str] | ImageProcessor | None = None,
+    feature_extractor: str | os.PathLike[str] | FeatureExtractor | None = None,
+    processor: Processor | None = None,
     dtype: Any = "float32",
     mesh: Mesh | None = None,
     revision: str | None = None,
@@ -118,11 +144,15 @@ def pipeline(
     Args:
       task: such as `"text-classification"`, by transformers' names; None decides by the model.
       model: a local folder, a hub id, or a `Model`; None takes the task's default from the hub.
-      tokenizer: a folder, a hub id or a `Tokenizer`; by default the one beside the model. A `Model` needs it.
+      tokenizer: a folder, a hub id or a `Tokenizer`; by default the one beside the model. A `Model` needs it where the task
+        takes texts.
+      image_processor: likewise, where it takes images.
+      feature_extractor: likewise, where it takes sounds.
+      processor: a `Processor` in place of those three.
       dtype: how the parameters of a loaded model are stored.
       mesh: devices to run on: the model sharded, batches split; None means the default device.
       revision: branch, tag or commit of the model's hub id.
-      batch_size: texts that are computed at a time.
+      batch_size: inputs that are computed at a time.
       **options: the task's own options, such as `top_k`; each can be overridden with a call.
 
     Returns:
@@ -143,8 +173,11 @@ def pipeline(
     True
     """
     enable_cache()
+    preparers: dict[str, Any] = {name: getattr(processor, name, None) for name in PREPARERS}
+    own = {"tokenizer": tokenizer, "image_processor": image_processor, "feature_extractor": feature_extractor}
+    preparers |= {name: value for name, value in own.items() if value is not None}
     if task in _registered:
-        given = {"model": model, "tokenizer": tokenizer, "mesh": mesh, "revision": revision}
+        given = {"model": model, **preparers, "mesh": mesh, "revision": revision}
         given = {key: value for key, value in given.items() if value is not None}
         made = _registered[task](**given, **({} if dtype == "float32" else {"dtype": dtype}), **options)
         if not isinstance(made, Pipeline):
@@ -164,18 +197,18 @@ def pipeline(
         model, revision = default[0], revision or default[1]
         LOG.warning("no model was given for %s: using %s at revision %s", task, model, revision)
     if isinstance(model, Model):
-        task = task or _task_of(model.head, "the model")
-        parts = _handed_over(task, model, tokenizer, dtype, mesh, revision)
+        task = task or _task_of(model.head, model.family, "the model")
+        parts = _handed_over(task, model, preparers, dtype, mesh, revision)
     else:
         folder = locate(model, revision=revision)
-        task = task or _task_of(head_of(read_json(folder / "config.json"), str(folder)), os.fspath(model))
+        if task is None:
+            raw = read_json(folder / "config.json")
+            task = _task_of(head_of(raw, str(folder)), family_for(raw["model_type"]), os.fspath(model))
         loaded = load(folder, head=TASKS[task].head, dtype=dtype, mesh=mesh)
-        if not isinstance(tokenizer, Tokenizer):
-            tokenizer = load_tokenizer(folder if tokenizer is None else os.fspath(tokenizer))
-        parts = Parts(loaded, tokenizer, folder, mesh)
+        parts = Parts(loaded, folder, mesh, **_prepared(TASKS[task].takes, preparers, folder))
     build = TASKS[task].build
-    own = [name for name in options if name in inspect.signature(build).parameters and name != "parts"]
-    made = build(parts, **{name: options.pop(name) for name in own}).with_options(**options)
+    known = [name for name in options if name in inspect.signature(build).parameters and name != "parts"]
+    made = build(parts, **{name: options.pop(name) for name in known}).with_options(**options)
     return made if batch_size is None else dataclasses.replace(made, batch_size=batch_size)
 
 
@@ -228,25 +261,40 @@ def _known(task: str) -> str:
     return task
 
 
-def _task_of(head: str | None, source: str) -> str:
+def _task_of(head: str | None, family: Family, source: str) -> str:
     if head not in HEAD_TASKS:
         raise InputError(
             f"{source} has the head {head!r}, for which there is no pipeline yet: name one of {', '.join(TASKS)}"
         )
+    if head is None and "pixel_values" in family.inputs:
+        return "image-feature-extraction"
     return HEAD_TASKS[head]
 
 
-def _handed_over(task: str, model: Model, tokenizer: Any, dtype: Any, mesh: Mesh | None, revision: str | None) -> Parts:
+def _prepared(takes: tuple[str, ...], given: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """What prepares the inputs: as it is given, loaded from where that says, or loaded from the model's folder."""
+    found = {}
+    for name in takes:
+        kind, load_it, called = PREPARERS[name]
+        value = folder if given[name] is None else given[name]
+        if value is None:
+            raise InputError(
+                f"a Model brings no {name.replace('_', ' ')}: give {name}=, a folder, a hub id or {called}"
+            )
+        found[name] = value if isinstance(value, kind) else load_it(os.fspath(value))
+    return found
+
+
+def _handed_over(
+    task: str, model: Model, preparers: dict[str, Any], dtype: Any, mesh: Mesh | None, revision: str | None
+) -> Parts:
     """The parts of a pipeline over a `Model`."""
     wanted = TASKS[task].head
     if wanted is not None and model.head != wanted:
         raise InputError(f"{task} needs a model with the head {wanted!r}, found {model.head!r}")
-    if tokenizer is None:
-        raise InputError("a Model brings no tokenizer: give tokenizer=, a folder, a hub id or a Tokenizer")
     if revision is not None or dtype != "float32":
         raise InputError("dtype and revision say how to load a model, and this one is loaded already")
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = load_tokenizer(os.fspath(tokenizer))
+    prepared = _prepared(TASKS[task].takes, preparers, None)
     if mesh is not None:
         model = dataclasses.replace(model, params=jax.device_put(model.params, shardings(model.declare(), mesh)))
-    return Parts(model, tokenizer, mesh=mesh)
+    return Parts(model, mesh=mesh, **prepared)

@@ -1,4 +1,4 @@
-"""From texts to padded batches: what the text pipelines share. What a task makes of a batch is in the file of the task."""
+"""What a pipeline is made of; and from texts to padded batches, which the text pipelines share."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,6 @@ from jaxformers.data.buckets import bucket_for
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.pipelines.base import Batch, Preprocess, Row
-from jaxformers.preprocess import Tokenizer
 from jaxformers.preprocess.tokenizer_encoding import Encoding
 
 # The lengths batches are padded to: steps of 8 as far as most sentences go, then of at most a quarter. Each is a program.
@@ -45,17 +44,23 @@ WHOLE = Execution(trace_once=True)  # how a task runs its model: its forward is 
 class Parts:
     """What a pipeline is made of.
 
+    Of the last three it has those that its task says it takes.
+
     Args:
       model: with the head of the task.
-      tokenizer: of that model.
-      folder: where both came from; None for objects handed over.
+      folder: where all came from; None for objects handed over.
       mesh: where it runs; the model's parameters are sharded over it already.
+      tokenizer: a `Tokenizer`, of that model.
+      image_processor: an `ImageProcessor`, likewise.
+      feature_extractor: a `FeatureExtractor`, likewise.
     """
 
     model: Model
-    tokenizer: Tokenizer
     folder: Path | None = None
     mesh: Mesh | None = None
+    tokenizer: Any = None
+    image_processor: Any = None
+    feature_extractor: Any = None
 
     @property
     def devices(self) -> int:

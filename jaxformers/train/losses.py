@@ -21,7 +21,8 @@ from jaxformers.errors import InputError
 Batch = dict[str, jax.Array]
 LossFn = Callable[[Output, Batch], tuple[jax.Array, jax.Array]]
 # What a batch may hold for a loss alone, beside a model's inputs.
-TARGETS = ("labels", "start_positions", "end_positions", "is_impossible", "next_sentence_label", "sentence_order_label")
+TARGETS = ("labels", "start_positions", "end_positions", "is_impossible", "next_sentence_label", "sentence_order_label",
+           "mixed_labels", "mixed_share")  # fmt: skip
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -44,10 +45,17 @@ def row_weights(batch: Batch) -> jax.Array:
 
 
 def classification(output: Output, batch: Batch, *, smoothing: float = 0.0) -> tuple[jax.Array, jax.Array]:
-    """Single-label classification: logits [B, C], labels [B]."""
+    """Single-label classification: logits [B, C], labels [B].
+
+    Of rows that are mixed of two (MixUp, CutMix) `mixed_labels` [B] are the other's labels, `mixed_share` [B] is its share.
+    """
     assert output.logits is not None
     weights = row_weights(batch)
-    return (cross_entropy(output.logits, batch["labels"], smoothing) * weights).sum(), weights.sum()
+    loss_B = cross_entropy(output.logits, batch["labels"], smoothing)
+    if "mixed_labels" in batch:
+        other_B = cross_entropy(output.logits, batch["mixed_labels"], smoothing)
+        loss_B += batch["mixed_share"] * (other_B - loss_B)
+    return (loss_B * weights).sum(), weights.sum()
 
 
 def regression(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:

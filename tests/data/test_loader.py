@@ -282,8 +282,36 @@ def test_images_have_no_lengths_and_are_read_only_when_used():
     assert set(batch) == {"pixel_values", "labels", "example_weight", "example_index"}
     assert batch["pixel_values"].dtype == np.float32
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == batch["labels"].tolist() == batch["example_index"].tolist()
-    with pytest.raises(DataError, match="'pictures' has no column of sequences to group by length"):
-        Batches(images, batch_size=4, group_by_length=True)
+    grouped = Batches(images, batch_size=4, shuffle=True, group_by_length=True)  # all are alike
+    assert [rows.tolist() for rows in grouped.plan(0)] == [rows.tolist() for rows in batches.plan(0)]
+
+
+def test_rows_are_drawn_for_the_seed_the_epoch_and_their_number():
+    class Drawn:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return {"pixel_values": np.zeros((2, 2, 1), np.float32), "labels": index}
+
+        def draw(self, index, generator):
+            return {"pixel_values": generator.random((2, 2, 1), np.float32), "labels": index}
+
+    def seen(start=0, **options):
+        batches = Batches(Drawn(), shuffle=True, num_epochs=2, **options)
+        return {
+            (step // batches.steps_per_epoch, int(label)): pixels.tobytes()
+            for step in range(start, len(batches))
+            for label, pixels in zip(batches[step]["labels"], batches[step]["pixel_values"], strict=True)
+        }
+
+    whole = seen(batch_size=2)
+    assert len(set(whole.values())) == 12  # another one each epoch
+    assert seen(batch_size=3) == whole
+    halves = [seen(batch_size=2, process_index=part, process_count=2) for part in (0, 1)]
+    assert halves[0] | halves[1] == whole
+    assert seen(start=4, batch_size=2).items() <= whole.items()
+    assert not set(seen(batch_size=2, seed=1).values()) & set(whole.values())
 
 
 def test_audio_is_padded_where_it_is_said():
