@@ -16,11 +16,12 @@ from jaxformers.checkpoints.load import describe
 from jaxformers.checkpoints.save import write_text
 from jaxformers.data import Table, load_dataset, mix
 from jaxformers.data.loader import Collator
+from jaxformers.data.table import RowSource
 from jaxformers.errors import DataError, InputError
 from jaxformers.families import Model
 from jaxformers.parallel.distributed import DistributedConfig, agree
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
-from jaxformers.preprocess import Tokenizer, load_tokenizer, train_wordpiece
+from jaxformers.preprocess import load_tokenizer, train_wordpiece
 from jaxformers.train import Curves, TrainingArguments, evaluate, fit, predict
 from jaxformers.train.evaluation import ComputeMetrics
 from jaxformers.train.folder import folder_of
@@ -30,7 +31,11 @@ from jaxformers.train.report import finished
 
 BUNDLED = Path(__file__).parent / "bundled"
 WEIGHED = re.compile(r"\d+(\.\d+)?\*[^,]+(,\d+(\.\d+)?\*[^,]+)+")  # 3*A,1*B
-CLASSIFIED = ("sequence-classification", "multiple-choice")  # heads with one class (or score) for an example
+CLASSIFIED = (
+    "sequence-classification",
+    "multiple-choice",
+    "image-classification",
+)  # heads with one class (or score) for an example
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,16 +91,18 @@ class Prepared:
       loss: the task's loss where it is not the head's own.
       collator: what is done to each batch on the host, such as masking.
       build: makes the model, on a mesh, where it is not loaded as it is.
+      trainable: a regular expression found in the paths of what learns; all by default.
       generation: what the model generates by, beside what its files say.
       export: writes the final model, where that is not `save`.
     """
 
-    examples: Mapping[str, Table]
+    examples: Mapping[str, RowSource]
     metrics: ComputeMetrics | None = None
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss: LossFn | None = None
     collator: Collator | None = None
     build: Callable[[Any], Model] | None = None
+    trainable: str | None = None
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     export: Callable[[Model, Any, Any], Any] = save
 
@@ -114,14 +121,16 @@ class Start:
 
     Args:
       called: what it is, after "a".
-      sizes: the flags -> its config.json, but for the vocabulary's size.
-      learn: training texts -> its tokenizer.
+      sizes: the flags -> its config.json, but for what `learn` finds out.
+      learn: what the recipe hands it of the training rows -> what prepares its inputs, a tokenizer of their texts.
+      found: what prepares its inputs -> the rest of its config.json.
       settings: training arguments of its run, where the flags leave them at their defaults.
     """
 
     called: str = "small BERT"
     sizes: Callable[[Any], Mapping[str, Any]] = lambda config: SMALL
-    learn: Callable[[list[str]], Tokenizer] = lambda texts: train_wordpiece(texts, vocab_size=600)
+    learn: Callable[[list[Any]], Any] = lambda texts: train_wordpiece(texts, vocab_size=600)
+    found: Callable[[Any], Mapping[str, Any]] = lambda tokenizer: {"vocab_size": len(tokenizer)}
     settings: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SETTINGS)
 
 
@@ -137,13 +146,14 @@ class Recipe:
       bundled: the folder under `experiments/bundled` with the data of a run without network.
       bundled_is: what that is.
       read: splits as the source has them -> splits with the columns `prepare` reads.
-      prepare: (splits, tokenizer, config) -> what is trained and evaluated on.
-      texts: the training texts a tokenizer is learned from, where the model starts from nothing.
+      prepare: (splits, tokenizer or image processor, config) -> what is trained and evaluated on.
+      texts: what a tokenizer (or an image processor) is learned from of the training rows, where the model starts from nothing.
       told: names of the metrics that are printed in the end.
       small: what learns from the bundled data.
       own: what learns from data that --data names, where --model names nothing; None goes on from `model`.
       open: (a folder or source, the flags) -> its splits, where that is not `load_dataset`'s work alone.
       column_names: the columns of its own files where these have no header line.
+      prepares: the model's name -> what prepares its inputs, where the model is there.
       shuffled: whether rows are put into random order before some are held out; not where neighbours belong together.
     """
 
@@ -154,13 +164,14 @@ class Recipe:
     bundled: str
     bundled_is: str
     read: Callable[[dict[str, Table], Any], dict[str, Table]]
-    prepare: Callable[[dict[str, Table], Tokenizer, Any], Prepared]
-    texts: Callable[[Table], list[str]]
+    prepare: Callable[[dict[str, Table], Any, Any], Prepared]
+    texts: Callable[[Table], list[Any]]
     told: tuple[str, ...]
     small: Start = Start()
     own: Start | None = None
     open: Callable[[Any, Any], dict[str, Table]] | None = None
     column_names: tuple[str, ...] | None = None
+    prepares: Callable[[str], Any] = load_tokenizer
     shuffled: bool = True
 
 
@@ -181,13 +192,13 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
     make_mesh(config.mesh)  # what does not fit the devices is said before anything is read
     splits = read(config, source, recipe)
     started_from = f"random parameters (a {start.called})" if start else config.model or recipe.model
-    tokenizer = start.learn(recipe.texts(splits["train"])) if start else load_tokenizer(started_from)
-    prepared = recipe.prepare(splits, tokenizer, config)
+    preparer = start.learn(recipe.texts(splits["train"])) if start else recipe.prepares(started_from)
+    prepared = recipe.prepare(splits, preparer, config)
     if prepared.build is not None:
         mesh = make_mesh(config.mesh)
         model = prepared.build(mesh)
     else:
-        origin = {**start.sizes(config), "vocab_size": len(tokenizer)} if start else started_from
+        origin = {**start.sizes(config), **start.found(preparer)} if start else started_from
         family, numbers = describe(origin, recipe.head, **prepared.overrides)
         mesh = suited_mesh(family.declare(numbers, recipe.head), config.mesh)
         model = load(origin, recipe.head, mesh=mesh, seed=config.seed, **prepared.overrides)
@@ -216,7 +227,8 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
             config,
             train=examples["train"],
             eval=held_out if config.do_eval or config.eval_strategy != "no" else None,
-            tokenizer=tokenizer,
+            tokenizer=preparer,
+            trainable=prepared.trainable,
             compute_metrics=prepared.metrics,
             callbacks=[Curves()] if config.plot else [],
             export=prepared.export,

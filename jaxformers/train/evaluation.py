@@ -1,7 +1,6 @@
 """Evaluation and prediction over a whole set: every example counted once, predictions back in the order of the data."""
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 from jaxformers.core.compilation import Compiled
 from jaxformers.core.params import Tree, shardings
 from jaxformers.data import Batches, choose_buckets
-from jaxformers.data.loader import Collator
+from jaxformers.data.loader import Collator, iterate
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import generate
@@ -124,7 +123,7 @@ class Evaluator:
         model = dataclasses.replace(self.model, params=params)
         stream = self.compute_metrics if isinstance(self.compute_metrics, Streaming) else None
         state = None if stream is None else stream.start()
-        for batch in itertools.chain(self.batches, [None]):
+        for batch in self._batches():
             sent = None
             if batch is not None:  # send the next batch before reading the last one's result: the device never waits
                 sent = batch, self._result(model, batch)
@@ -159,6 +158,16 @@ class Evaluator:
         }
         named = {key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": value for key, value in metrics.items()}
         return PredictionOutput(whole.predictions, whole.label_ids, named)
+
+    def _batches(self) -> Iterator[Any]:
+        """The set's batches, read ahead by threads where there are workers to do so, and None in the end."""
+        threads = self.args.dataloader_num_workers
+        if threads:
+            with iterate(self.batches, prefetch=2 * threads, num_threads=threads) as stream:
+                yield from stream
+        else:
+            yield from self.batches
+        yield None
 
     def _prediction(self, rows: Mapping[str, Any]) -> EvalPrediction:
         """What was predicted for these rows, and what is right."""
