@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core import heads
-from jaxformers.core.layers import declare_linear, declare_norm, linear
+from jaxformers.core.layers import declare_linear, declare_norm, linear, product
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Param, Tree, constant, normal, stacked, zeros
 from jaxformers.core.transformer import BlockNames, declare_post_norm, feed_forward, pre_norm, stack
@@ -106,7 +106,7 @@ def declare(config: Dinov2Config, head: str | None = None) -> Tree:
 
 def gated(params: Tree, x_BLD: jax.Array, activation: str) -> jax.Array:
     """SwiGLU (Shazeer 2020): [B, L, D] -> [B, L, D]."""
-    h_BLCF = jnp.einsum("BLD,DCF->BLCF", x_BLD, params["up"]["kernel"])
+    h_BLCF = product("BLD,DCF->BLCF", x_BLD, params["up"]["kernel"])
     h_BLCF = h_BLCF + jnp.broadcast_to(params["up"]["bias"], h_BLCF.shape)
     return linear(params["down"], shard(jax.nn.silu(h_BLCF[:, :, 0]) * h_BLCF[:, :, 1], "batch", "length", "mlp"))
 
