@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import jaxformers as jf
 from jaxformers.checkpoints.lora import unload
+from jaxformers.checkpoints.orbax_folder import load_orbax
 from jaxformers.checkpoints.peft import with_adapter
 from jaxformers.core.params import leaves, nested
 from jaxformers.data import Table
@@ -111,17 +113,26 @@ def test_only_the_adapter_and_the_head_learn(bert, given):
 def test_fit_writes_an_adapter_that_load_finds(bert, tmp_path):
     jf.save(bert, tmp_path / "base")
     args = TrainingArguments(
-        output_dir=str(tmp_path / "out"), max_steps=3, disable_tqdm=True, report_to="none", save_strategy="no"
+        output_dir=str(tmp_path / "out"), max_steps=3, disable_tqdm=True, report_to="none", save_steps=3
     )
     data = Table({"input_ids": [[2, 5, 3], [2, 6, 7, 3]] * 4, "labels": [0, 1] * 4})
     model = jf.lora(bert, base=str(tmp_path / "base"), **HALF)
     done, _ = fit(model, args, train=data, mesh=make_mesh(devices=jax.devices()[:1]))
     assert not list((tmp_path / "out").glob("model*.safetensors"))
+    file = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    at, query = (
+        "base_model.model.bert.encoder.layer.1.attention.self.query",
+        done.params["layers"]["attention"]["query"],
+    )
+    np.testing.assert_array_equal(file[f"{at}.lora_A.weight"], query["lora_a"][1].T)
+    np.testing.assert_array_equal(file[f"{at}.lora_B.weight"], query["lora_b"][1].reshape(4, -1).T)
     again = jf.load(tmp_path / "out", CLASSIFY)
     assert again.config.id2label == bert.config.id2label
     jax.tree.map(np.testing.assert_array_equal, again.params, done.params)
     both = jf.load(tmp_path / "base", CLASSIFY, adapter=tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, both.params, done.params)
+    with pytest.raises(CheckpointError, match="holds 4 parameters more than this model has"):
+        load_orbax(tmp_path / "out" / "checkpoints" / "3", CLASSIFY)
     assert "PEFT" in (tmp_path / "out" / "README.md").read_text()
 
 
