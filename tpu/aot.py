@@ -6,8 +6,9 @@
 
 The TPU compiler runs on a CPU and is given shapes alone, so a model of any size will do. It proves that the steps compile, that
 they fit into memory, and which collectives they make; the time is an estimate, from the operations and the chip's peaks, and was
-not measured on a TPU. All flags of the experiment are obeyed; `--model` takes a name in tpu/models.py, a config.json, a folder,
-or a hub id. Batches are padded to the longest length the flags allow. Status 0: it fits; 1: it does not; 2: a wrong argument.
+not measured on a TPU. All flags of the experiment are obeyed; `--model` takes a name in jaxformers/checkpoints/published.py, a
+config.json, a folder, or a hub id. Batches are padded to the longest length the flags allow. Status 0: it fits; 1: it does not;
+2: a wrong argument.
 """
 
 import argparse
@@ -25,24 +26,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh
 
 from experiments import finetune
 from experiments.launch import parse
 from jaxformers.checkpoints.load import outline
+from jaxformers.checkpoints.published import described
 from jaxformers.core import params as core_params
+from jaxformers.core.compilation import program_bytes
 from jaxformers.data import Table
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel import costs
-from jaxformers.parallel.mesh import MeshConfig, make_mesh
+from jaxformers.parallel.mesh import make_mesh
+from jaxformers.train.estimate import bytes_of, model_flops
 from jaxformers.train.evaluation import OWN_LENGTHS, make_batches, own_lengths
 from jaxformers.train.losses import LossFn
 from jaxformers.train.record import used_columns
 from jaxformers.train.step import batch_sharding, make_eval_step, make_train_step
 from tpu.chips import Chip, chip_of
-from tpu.models import described
 
 GIB = 2**30
 SEARCHES = 8  # programs compiled to find the largest batch, at most
@@ -170,14 +172,7 @@ def compiled(make: Callable[[], Any], chip: Chip) -> Program:
             raise
         return Program(False, needed(str(error)), None, time.perf_counter() - start)
     seconds = time.perf_counter() - start
-    stats = program.memory_analysis()
-    memory = (
-        stats.argument_size_in_bytes
-        + stats.output_size_in_bytes
-        - stats.alias_size_in_bytes
-        + stats.temp_size_in_bytes
-        + stats.generated_code_size_in_bytes
-    )
+    memory = program_bytes(program)
     read = costs.costs(program.as_text(), chip.flops, chip.memory_bandwidth)
     return Program(memory <= chip.memory, memory, read, seconds)
 
@@ -189,23 +184,6 @@ def needed(message: str) -> float:
         return float("nan")
     number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
     return float(number) * 1024 ** ("KMGT".index(unit) + 1)
-
-
-def matmul_flops(jaxpr: Any) -> float:
-    """Of all matrix products in a jaxpr, loops counted as often as they run."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            depth = np.prod([left[axis] for axis in contracted], dtype=float)
-            total += 2 * float(depth) * float(np.prod(equation.outvars[0].aval.shape, dtype=float))
-        elif equation.primitive.name == "pallas_call" and equation.params.get("cost_estimate"):
-            total += equation.params["cost_estimate"].flops
-        else:
-            total += times * sum(matmul_flops(inner) for inner in jaxprs_in_params(equation.params))
-    return total
 
 
 class Plan:
@@ -235,16 +213,10 @@ class Plan:
         return compiled(lambda: self._eval_step().program(self.state.params, batch), self.chip)
 
     def model_flops(self, per_member: int) -> float:
-        """What a step must compute, over all devices: the forward pass and twice that backward, nothing recomputed.
-
-        Counted in plain operations, for no kernel says what it costs, and a loss that goes through some words at a time runs as
-        often as its data says.
-        """
-        subject, alone = self.subject, make_mesh(MeshConfig(data=1), jax.devices("cpu")[:1])
-        step = make_eval_step(subject.model, subject.config, loss_fn=subject.loss, mesh=alone)
-        given = (self.state.params, subject.batch(self.rows(per_member), alone))
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), given)
-        return 3 * matmul_flops(jax.make_jaxpr(step.function)(*shapes).jaxpr)
+        """What a step must compute, over all devices."""
+        subject = self.subject
+        batch = subject.batch(self.rows(per_member), self.mesh)
+        return model_flops(subject.model, subject.config, batch, subject.loss)
 
     def _eval_step(self) -> Any:
         subject = self.subject
@@ -320,20 +292,11 @@ def report(plan: Plan, experiment: str, topology: str, biggest: bool) -> dict[st
             print(f"  {rows} rows a member: {tried[rows].memory / GIB:.2f} GiB", flush=True)
             return tried[rows].fits, tried[rows].memory
 
-        best = largest(measure, chip.memory, _bytes(plan.state), per_member)
+        best = largest(measure, chip.memory, bytes_of(plan.state), per_member)
         result["largest_batch"] = {"rows_of_a_member": best, "compiled": len(tried)}
         if best:
             result["largest_batch"] |= told(tried[best], plan, plan.model_flops(best))
     return result
-
-
-def _bytes(tree: Any) -> float:
-    """Bytes that one device holds of a tree of abstract arrays."""
-    return sum(
-        float(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=float)) * np.dtype(leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(tree)
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    )
 
 
 def told(program: Program, plan: Plan, model_flops: float | None) -> dict[str, Any]:

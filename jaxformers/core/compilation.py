@@ -88,6 +88,25 @@ class Compiled:
         with self._lock:
             self.compilations += 1
 
+    def memory(self) -> int:
+        """The most bytes that one device takes for any of the programs so far, as the compiler counts them."""
+        return max(map(program_bytes, self._programs.values()), default=0)
+
     @staticmethod
     def _key(batch: Any) -> Any:
         return tuple((name, array.shape, array.dtype) for name, array in batch.items())
+
+
+def program_bytes(program: Any) -> int:
+    """What a compiled program takes of one device at its fullest: arguments, results that do not replace them, what is between,
+    and its code. 0 where the compiler does not say."""
+    stats = program.memory_analysis()
+    if stats is None:
+        return 0
+    return int(
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+        + stats.temp_size_in_bytes
+        + stats.generated_code_size_in_bytes
+    )

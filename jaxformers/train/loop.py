@@ -426,7 +426,7 @@ class _Run:
             "total_flos": 6 * multiplied(self.model) * self.record.places_seen,
             "compile_seconds": round(self._compile_seconds(), 3),
             "compilations": self._compilations(),
-            **({} if self.args.skip_memory_metrics else memory_used()),
+            **({} if self.args.skip_memory_metrics else {"train_mem_compiled": self.step.memory(), **memory_used()}),
             **(self.record.last_eval or {}),
         }
         folder = folder_of(self.args.output_dir)
@@ -437,6 +437,7 @@ class _Run:
             facts = {"parameters": core_params.count(trained.declare()), **facts}
             report.write(trained, self.args, metrics, facts, mesh=self.mesh, folder=folder)
             report.table("train", metrics)
+            report.memory(self.step)
         if self.hub is not None:
             with self.hub:
                 self.hub.push("End of training")

@@ -13,11 +13,14 @@ from jax.sharding import Mesh
 from jaxformers.checkpoints.lora import AdaptedFamily
 from jaxformers.checkpoints.save import write_text
 from jaxformers.core import params as core_params
+from jaxformers.core.compilation import Compiled
 from jaxformers.data import Batches
 from jaxformers.families import Model
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.folder import RESULTS, Folder, folder_of
+from jaxformers.train.memory import memory_used
 
+GIB = 2**30
 LIBRARIES = ("jaxformers", "jax", "flax", "optax", "orbax-checkpoint", "tokenizers")
 
 
@@ -56,6 +59,15 @@ def table(name: str, metrics: Mapping[str, Any]) -> None:
         for key, value in sorted(metrics.items())
     ]
     print(f"***** {name} metrics *****", *rows, sep="\n", flush=True)
+
+
+def memory(step: Compiled) -> None:
+    """Prints what the compiler said the steps take of a device, beside what was in use at most."""
+    used = memory_used()
+    said = f"memory: {step.memory() / GIB:.2f} GiB of a device by the compiler's count"
+    if "train_mem_device_peak" in used:
+        said += f", {used['train_mem_device_peak'] / GIB:.2f} GiB at most in use"
+    print(f"{said}; {used['train_mem_host_peak'] / GIB:.2f} GiB at most of this process", flush=True)
 
 
 def write(

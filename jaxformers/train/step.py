@@ -20,7 +20,7 @@ from jaxformers.parallel.mesh import ACTIVATION_RULES, activate, make_mesh, spec
 from jaxformers.train import neftune
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.average import with_average
-from jaxformers.train.groups import Trainable, frozen, joined, only, parted
+from jaxformers.train.groups import Paths, Trainable, frozen, joined, only, parted
 from jaxformers.train.losses import Batch, LossFn, default_loss
 from jaxformers.train.optim import global_norm, make_optimizer
 from jaxformers.train.precision import cast, compute_dtype, with_loss_scale
@@ -33,7 +33,9 @@ Metrics = dict[str, jax.Array]
 class TrainStep(Compiled):
     """`step(state, batch) -> (state, metrics)`, compiled once a batch shape; `step.function` is the pure function.
 
-    `metrics` are device scalars: `loss_sum` and `loss_count`, `grad_norm` before clipping, `learning_rate`.
+    `metrics` are device scalars: `loss_sum` and `loss_count`, `grad_norm` before clipping, `learning_rate`. `step.loss` is what
+    is differentiated: `(moving, rest, batch, rng) -> (sum, count)`, of the parameters that learn and of those that do not
+    (`step.still`).
     """
 
     def __init__(
@@ -43,10 +45,13 @@ class TrainStep(Compiled):
         optimizer: optax.GradientTransformation,
         mesh: Mesh,
         seed: int,
+        loss: Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, jax.Array]],
+        still: Paths,
     ) -> None:
         places = state_shardings(model, optimizer, mesh)
         super().__init__(function, donate_argnums=0, out_shardings=(places, None))
         self.model, self.optimizer, self.mesh, self.seed = model, optimizer, mesh, seed
+        self.loss, self.still = loss, still
 
     def init(self) -> TrainState:
         """The state before the first step."""
@@ -198,7 +203,7 @@ def make_train_step(
         params = renewed(optax.apply_updates(state.params, updates), stats)
         return TrainState(state.step + 1, params, opt_state, state.rng), metrics
 
-    return TrainStep(model, step, optimizer, mesh, args.seed)
+    return TrainStep(model, step, optimizer, mesh, args.seed, loss_sum, still)
 
 
 def make_eval_step(
