@@ -10,9 +10,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "InputError": "jaxformers.errors",
     "Model": "jaxformers.families",
     "Output": "jaxformers.core.outputs",
-    "InputError": "jaxformers.errors",
     "compose": "jaxformers.pipelines",
     "generate": "jaxformers.generate",
     "load": "jaxformers.checkpoints",
@@ -21,12 +21,15 @@ _HOMES = {
     "load_image_processor": "jaxformers.preprocess",
     "load_processor": "jaxformers.preprocess",
     "load_tokenizer": "jaxformers.preprocess",
+    "look": "jaxformers.pipelines.look",
     "lora": "jaxformers.checkpoints",
     "merge": "jaxformers.checkpoints",
     "pipeline": "jaxformers.pipelines",
+    "push_to_hub": "jaxformers.checkpoints.push",
     "register_pipeline": "jaxformers.pipelines",
     "save": "jaxformers.checkpoints",
     "set_verbosity": "jaxformers.core.messages",
+    "summary": "jaxformers.families.summary",
 }
 
 __all__ = sorted(_HOMES)

@@ -28,7 +28,8 @@ IGNORED = {
                      "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
                      "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
                     "belongs to generation"),
-    **dict.fromkeys(("gradient_checkpointing", "chunk_size_feed_forward", "torchscript", "use_bfloat16", "tf_legacy_loss",
+    "chunk_size_feed_forward": "the result does not depend on it, and gradient_checkpointing saves more memory",
+    **dict.fromkeys(("gradient_checkpointing", "torchscript", "use_bfloat16", "tf_legacy_loss",
                      "return_dict", "output_hidden_states", "output_attentions", "xla_device"),
                     "how it is run, which the caller says"),
 }  # fmt: skip
