@@ -21,6 +21,8 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import pytest
 
+from tests.hub_server import serving
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -39,6 +41,24 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real data is not here: {SHARED_DATA} is missing")
     return SHARED_DATA
+
+
+@pytest.fixture
+def server():
+    """A stand-in for the hub, on this machine."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(server, monkeypatch):
+    """The same for this process: what goes to the hub goes there, with a token."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    return server
 
 
 # The files that take longest, longest first: a worker that is left alone with one of them at the end is waited for.

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxformers.errors import InputError
+from jaxformers.checkpoints.push import first_line, open_repository
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.folder import folder_of
 
@@ -23,20 +23,9 @@ class Hub:
     """
 
     def __init__(self, args: TrainingArguments) -> None:
-        import huggingface_hub as hub
-
         self.args = args
-        token = args.hub_token or hub.get_token()
-        if not token:
-            raise InputError("push_to_hub needs a token: set HF_TOKEN, or log in with `hf auth login`")
-        self._api = hub.HfApi(token=token)
         name = args.hub_model_id or Path(args.output_dir).resolve().name
-        try:
-            self.repo = self._api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
-            if args.hub_revision:
-                self._api.create_branch(self.repo, branch=args.hub_revision, exist_ok=True)
-        except Exception as error:  # requests', httpx's and the hub's own: what matters is that it is told
-            raise InputError(f"cannot push to the hub repository {name!r}: {_first_line(error)}") from None
+        self._api, self.repo = open_repository(name, args.hub_token, args.hub_private_repo, args.hub_revision)
         self._pool = ThreadPoolExecutor(1)
         self._under_way: Future[Any] | None = None
 
@@ -64,7 +53,7 @@ class Hub:
             try:
                 self._under_way.result()
             except Exception as error:  # as above
-                LOG.warning("could not push to %s: %s", self.repo, _first_line(error))
+                LOG.warning("could not push to %s: %s", self.repo, first_line(error))
             self._under_way = None
 
     def __enter__(self) -> "Hub":
@@ -73,7 +62,3 @@ class Hub:
     def __exit__(self, *_: Any) -> None:
         self.wait()
         self._pool.shutdown()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -161,12 +161,12 @@ class Curves(Callback):
         if "eval_loss" in curves and "loss" in curves:
             together["loss"].append("eval_loss")
         figure = Figure(figsize=(6, 2.5 * max(len(together), 1)), layout="constrained")
-        for number, names in enumerate(together.values(), 1):
-            axes = figure.add_subplot(len(together), 1, number)
+        places = figure.subplots(max(len(together), 1), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, names in zip(places, together.values(), strict=False):
             for name in names:
                 axes.plot(*zip(*curves[name], strict=True), marker="." if len(curves[name]) < 50 else "", label=name)
             axes.legend()
-            axes.set_xlabel("step")
+        places[-1].set_xlabel("step")
         figure.savefig(path, dpi=120)
 
 
