@@ -137,15 +137,20 @@ def test_a_training_checkpoint_becomes_a_model(command, folder, model, tmp_path)
     args = TrainingArguments(output_dir=str(tmp_path / "out"))
     batches = Batches(Table({"input_ids": [[2, 5, 3]] * 2, "labels": [0, 1]}), batch_size=2)
     state = TrainState(np.int32(4), model.params, optax.adamw(1e-3).init(model.params), jax.random.key(0))
+    meta = dataclasses.asdict(Record.begin(model, args, batches, 4, 2))
+    more = dataclasses.replace(state, params={**model.params, "adapter": np.zeros(2)})
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(4, state, dataclasses.asdict(Record.begin(model, args, batches, 4, 2)))
+        checkpoints.save(4, state, meta)
+        checkpoints.save(5, more, meta)
     words = ("convert", tmp_path / "checkpoints" / "4", tmp_path / "model", "--tokenizer", folder)
     assert command(*words)[0] == 0
     assert (tmp_path / "model" / "tokenizer.json").is_file()
     found = jf.load(tmp_path / "model", head="sequence-classification")
     assert found.config == model.config
     assert same(model.params, found.params)
-    assert "does not fit this model: it holds no params.masked_lm.bias, " in command(*words, "--head", "masked-lm")[2]
+    assert "does not fit this model: missing params.masked_lm.bias" in command(*words, "--head", "masked-lm")[2]
+    told = command("convert", tmp_path / "checkpoints" / "5", tmp_path / "more")[2]
+    assert "does not fit this model: unexpected params.adapter (2,)" in told
     meta = tmp_path / "checkpoints" / "4" / "meta" / "metadata"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "config": {}}))
     assert "does not say what model it is of" in command(*words)[2]

@@ -111,12 +111,25 @@ def _restore(folder: Path, wanted: Tree) -> Any:
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that not all of it is read
-            found = reader.restore(
+            _check(folder, wanted, reader.metadata(folder).item_metadata.tree)
+            return reader.restore(
                 folder, args=ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=True)
             )
+    except CheckpointError:
+        raise
     except Exception as error:  # damage shows as almost anything; what matters is that it is told
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"{folder} cannot be read as this model's parameters: {first[:300]}") from error
-    if missing := [".".join(path) for path, leaf in leaves(found) if not isinstance(leaf, jax.Array)]:
-        raise CheckpointError(f"{folder} does not fit this model: it holds no {', '.join(missing)}")
-    return found
+
+
+def _check(folder: Path, wanted: Tree, held: Tree) -> None:
+    """Refuses parameters of another model, with all that does not fit."""
+    ours = {".".join(path): leaf.shape for path, leaf in leaves(wanted)}
+    whole = held if PARAMS not in wanted else {PARAMS: held.get(PARAMS, {})}
+    theirs = {".".join(path): leaf.shape for path, leaf in leaves(whole)}
+    problems = [f"missing {name} {shape}" for name, shape in ours.items() if name not in theirs]
+    problems += [f"unexpected {name} {shape}" for name, shape in theirs.items() if name not in ours]
+    problems += [f"{name}: file {theirs[name]}, model {ours[name]}" for name in ours
+                 if name in theirs and theirs[name] != ours[name]]  # fmt: skip
+    if problems:
+        raise CheckpointError(f"{folder} does not fit this model: {'; '.join(problems)}")
