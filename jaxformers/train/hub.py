@@ -12,7 +12,7 @@ from jaxformers.train.folder import folder_of
 
 LOG = logging.getLogger("jaxformers")
 # what stays here: checkpoints, but for those that `hub_strategy` asks for, and what begins with _ or .
-HOME = ("checkpoints/*", "checkpoints/**", "profile/*", "profile/**", "_*", ".*")
+HOME = ("checkpoints/*", "checkpoints/**", "profile/*", "profile/**", "wandb/*", "wandb/**", "_*", ".*")
 
 
 class Hub:

@@ -25,7 +25,9 @@ from pathlib import Path
 
 class Run:
     def __init__(self, **told):
-        self.file = open(Path(told["dir"]) / "wandb.jsonl", "w")
+        folder = Path(told["dir"]) / "wandb"
+        folder.mkdir()
+        self.file = open(folder / "run.jsonl", "w")
         self.log({key: str(value) if key == "dir" else value for key, value in told.items()})
 
     def log(self, values):
@@ -58,7 +60,7 @@ def run(tmp_path_factory):
 
 def test_wandb_hears_of_settings_losses_and_metrics(run):
     folder, _, _ = run
-    settings, *logs, end = map(json.loads, (folder / "wandb.jsonl").read_text().splitlines())
+    settings, *logs, end = map(json.loads, (folder / "wandb" / "run.jsonl").read_text().splitlines())
     assert settings["name"] == "a look"
     assert settings["config"]["num_train_epochs"] == "2"
     assert "hub_token" not in settings["config"]
@@ -92,7 +94,7 @@ def test_the_hub_has_model_tokenizer_config_and_card(run, tmp_path):
     assert messages == ["Training in progress, step 5", "Training in progress, step 10", "End of training"]
     sent = {name: data for _, files in commits for name, data in files.items()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "all_results.json"} <= sent.keys()
-    assert not [name for name in sent if name.startswith(("checkpoints", "profile", "."))]
+    assert not [name for name in sent if name.startswith(("checkpoints", "profile", "wandb", "."))]
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes(sent[name])
     ours, theirs = load(folder, "sequence-classification"), load(tmp_path, "sequence-classification")
