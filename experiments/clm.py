@@ -24,6 +24,7 @@ the mean losses of ten steps differ by at most 1.1e-6, the held-out losses by no
 """
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ from jaxformers.errors import DataError, InputError
 from jaxformers.families import Model
 from jaxformers.generate import generate
 from jaxformers.preprocess import Tokenizer, train_byte_level
+from jaxformers.train import Callback
+
+PACKED = 10_000  # texts on disk that are packed together
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,13 +67,14 @@ def read(splits: dict[str, Table], config: Any) -> dict[str, Table]:
     """The column `text`; empty rows stay where texts are joined, for there they are empty lines."""
     tables = {name: rename(table, {"text": ("sentence", "content")}) for name, table in splits.items()}
     end = "\n" if config.keep_linebreaks else ""
-    return {
-        name: Table(
-            {"text": [text.removesuffix(end) + end for text in table["text"] if text.strip() or not config.packing]},
-            table.name,
-        )
-        for name, table in tables.items()
-    }
+    if config.packing:
+        tables = {name: mlm.without_empty(table) for name, table in tables.items()}
+    return {name: table.map(partial(ended, end=end)) for name, table in tables.items()}
+
+
+def ended(rows: dict[str, list[str]], end: str) -> dict[str, list[str]]:
+    """Texts that all end so, once."""
+    return {"text": [text.removesuffix(end) + end for text in rows["text"]]}
 
 
 def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prepared:
@@ -85,27 +90,40 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prep
     )
 
 
-def encoded(table: Table, tokenizer: Tokenizer) -> list[list[int]]:
-    """Each row's tokens, without special ones."""
-    rows: list[list[int]] = tokenizer(list(table["text"]), add_special_tokens=False, truncation=False)["input_ids"]
-    return rows
-
-
 def blocks(table: Table, tokenizer: Tokenizer, length: int) -> Table:
     """Texts joined and cut into blocks of `length` tokens; a rest that fills none is left out, as in transformers."""
-    ids = [token for row in encoded(table, tokenizer) for token in row]
-    whole = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
-    if not whole:
-        raise DataError(f"{table.name} has {len(ids)} tokens, which fill no block of {length}: set max_length")
-    return Table({"input_ids": whole, "labels": whole}, table.name)
+    made = table.through(partial(in_blocks, tokenizer=tokenizer, length=length))
+    if not len(made):
+        count = sum(map(len, mlm.encoded(table, tokenizer)))
+        raise DataError(f"{table.name} has {count} tokens, which fill no block of {length}: set max_length")
+    return made
+
+
+def in_blocks(rows: Iterator[dict[str, Any]], tokenizer: Tokenizer, length: int) -> Iterator[dict[str, Any]]:
+    """The blocks, one after another."""
+    rest: list[int] = []
+    for ids in mlm.encoded(rows, tokenizer):
+        rest += ids
+        whole = len(rest) - len(rest) % length
+        for start in range(0, whole, length):
+            block = rest[start : start + length]
+            yield {"input_ids": block, "labels": block}
+        rest = rest[whole:]
 
 
 def packed(table: Table, tokenizer: Tokenizer, length: int) -> Table:
     """Texts with their ends marked, several to a block of at most `length` tokens."""
     if tokenizer.eos_token_id is None:
         raise InputError("packed texts need a tokenizer with an end-of-text token (eos_token), this one has none")
-    texts = [[*row, tokenizer.eos_token_id] for row in encoded(table, tokenizer)]
-    return Table(pack(texts, length), table.name)
+    together = PACKED if table.on_disk else len(table)
+    packing = partial(in_rows, tokenizer=tokenizer, length=length)
+    return table.map(packing, batch_size=together, remove_columns=table.column_names)
+
+
+def in_rows(rows: dict[str, list[str]], tokenizer: Tokenizer, length: int) -> dict[str, list[list[int]]]:
+    """Texts with their ends marked, packed."""
+    ids = tokenizer(rows["text"], add_special_tokens=False, truncation=False)["input_ids"]
+    return pack([[*text, tokenizer.eos_token_id] for text in ids], length)
 
 
 def export(model: Model, directory: Any, tokenizer: Any = None, *, begin: list[int], config: Any) -> None:
@@ -164,9 +182,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

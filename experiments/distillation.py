@@ -9,6 +9,7 @@ states; it is evaluated as experiments.mlm is. Without a network both are small,
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxformers.checkpoints import load, save
 from jaxformers.data import Table
 from jaxformers.families import Model
 from jaxformers.preprocess import Tokenizer
+from jaxformers.train import Callback
 from jaxformers.train.distillation import distillation, every_other_layer, student_of, taught
 from jaxformers.train.losses import tokens
 
@@ -68,9 +70,9 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prep
 RECIPE = dataclasses.replace(mlm.RECIPE, prepare=prepare)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ is what one fine-tunes, and in `generator/` the generator. Without a network two
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from jaxformers.families.config import Config as ModelConfig
 from jaxformers.families.electra import ElectraConfig
 from jaxformers.families.model import Family
 from jaxformers.preprocess import Tokenizer
+from jaxformers.train import Callback
 from jaxformers.train.losses import IGNORE, Batch, cross_entropy, row_weights
 
 WEIGHT = 50.0  # of the discriminator's loss
@@ -248,9 +250,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

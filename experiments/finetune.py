@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxformers.families import Model
 from jaxformers.parallel.distributed import DistributedConfig, agree
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.preprocess import load_tokenizer, train_wordpiece
-from jaxformers.train import Curves, TrainingArguments, evaluate, fit, predict
+from jaxformers.train import Callback, Curves, TrainingArguments, evaluate, fit, predict
 from jaxformers.train.evaluation import ComputeMetrics
 from jaxformers.train.folder import folder_of
 from jaxformers.train.losses import LossFn
@@ -31,11 +31,9 @@ from jaxformers.train.report import finished
 
 BUNDLED = Path(__file__).parent / "bundled"
 WEIGHED = re.compile(r"\d+(\.\d+)?\*[^,]+(,\d+(\.\d+)?\*[^,]+)+")  # 3*A,1*B
-CLASSIFIED = (
-    "sequence-classification",
-    "multiple-choice",
-    "image-classification",
-)  # heads with one class (or score) for an example
+FILES = re.compile(r"(train|validation|test)=")  # train=FILE,validation=FILE
+# heads with one class (or score) for an example
+CLASSIFIED = ("sequence-classification", "multiple-choice", "image-classification")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +60,8 @@ class Config(TrainingArguments):
     """What a record of the data that cannot be read does: raise ends the run, skip leaves it out (output_dir/bad_records.txt)."""
     preprocessing_num_workers: int | None = None
     """Processes that tokenize; one by default."""
+    max_predict_samples: int | None = None
+    """Only the first so many examples to predict."""
     validation_split_percentage: int = 10
     """How much of the training data is held out where the data has no validation split."""
     lora_rank: int = 0
@@ -175,7 +175,7 @@ class Recipe:
     shuffled: bool = True
 
 
-def run(config: Any, recipe: Recipe) -> dict[str, Any]:
+def run(config: Any, recipe: Recipe, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
     flags = {key: value for key, value in dataclasses.asdict(config).items() if key != "distributed"}
     agree({f"the flag {key}": value for key, value in flags.items()})
@@ -192,7 +192,7 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
     make_mesh(config.mesh)  # what does not fit the devices is said before anything is read
     splits = read(config, source, recipe)
     started_from = f"random parameters (a {start.called})" if start else config.model or recipe.model
-    preparer = start.learn(recipe.texts(splits["train"])) if start else recipe.prepares(started_from)
+    preparer = start.learn(recipe.texts(learned(splits["train"]))) if start else recipe.prepares(started_from)
     prepared = recipe.prepare(splits, preparer, config)
     if prepared.build is not None:
         mesh = make_mesh(config.mesh)
@@ -230,7 +230,7 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
             tokenizer=preparer,
             trainable=prepared.trainable,
             compute_metrics=prepared.metrics,
-            callbacks=[Curves()] if config.plot else [],
+            callbacks=[*callbacks, *[Curves()] * config.plot],
             export=prepared.export,
             facts={"dataset": dataset, "model": started_from},
             **common,
@@ -244,6 +244,11 @@ def run(config: Any, recipe: Recipe) -> dict[str, Any]:
             write_predictions(said, config.output_dir, recipe)
     tell(recipe, dataset, metrics, config.output_dir)
     return metrics
+
+
+def learned(table: Table) -> Table:
+    """The rows a tokenizer is learned from: all, or 100,000 of what is too large for memory."""
+    return table.shuffle(0)[:100_000] if table.on_disk else table
 
 
 def write_predictions(logits_BC: np.ndarray, output_dir: str, recipe: Recipe) -> None:
@@ -306,7 +311,10 @@ def read(config: Any, source: str, recipe: Recipe) -> dict[str, Table]:
         splits = mixed([(float(weight), read_one(config, part, recipe)) for weight, part in parts], config.seed)
     else:
         splits = read_one(config, source, recipe)
-    limits = {name: config.max_eval_samples for name in splits} | {"train": config.max_train_samples, "test": None}
+    limits = {name: config.max_eval_samples for name in splits} | {
+        "train": config.max_train_samples,
+        "test": config.max_predict_samples,
+    }
     return {name: table[: limits[name] or len(table)] for name, table in splits.items()}
 
 
@@ -334,7 +342,9 @@ def mapped(splits: dict[str, Table], encode: Callable[..., Any], config: Any) ->
 
 def read_one(config: Any, source: str, recipe: Recipe) -> dict[str, Table]:
     """The splits of one source with the columns the recipe reads."""
-    place = BUNDLED / recipe.bundled if source == "bundled" else source
+    place: Any = BUNDLED / recipe.bundled if source == "bundled" else source
+    if FILES.match(source):
+        place = dict(part.split("=", 1) for part in source.split(","))
     splits = (
         recipe.open(place, config)
         if recipe.open

@@ -9,6 +9,7 @@ those scores are not GLUE's.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from experiments.launch import launch
 from jaxformers.data import Table, check_labels
 from jaxformers.errors import DataError, InputError
 from jaxformers.preprocess import Tokenizer
-from jaxformers.train import EvalPrediction
+from jaxformers.train import Callback, EvalPrediction
 from jaxformers.train.metrics import accuracy, f1, matthews_correlation, pearson, spearman
 
 
@@ -142,9 +143,9 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any, task: T
     return Prepared(examples, metrics, classes if task.labels else {"num_labels": 1, "problem_type": "regression"})
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, recipe(config.task))
+    return finetune.run(config, recipe(config.task), callbacks)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from experiments.flags import ours
 from jaxformers.core.messages import show_lines
 from jaxformers.errors import InputError, TrainingError
 from jaxformers.parallel import distributed
@@ -21,16 +22,6 @@ from jaxformers.train.foreign import FOREIGN, translate
 C = TypeVar("C")
 
 FILES = (".json", ".yaml", ".yml")
-
-# transformers' script flags that mean what one of ours means.
-ALIASES = {
-    "--model-name-or-path": "--model",
-    "--dataset-name": "--data",
-    "--max-seq-length": "--max-length",
-    "--block-size": "--max-length",
-    "--train-batch-size": "--per-device-train-batch-size",
-    "--eval-batch-size": "--per-device-eval-batch-size",
-}
 
 
 def parse(config: type[C], argv: Sequence[str], doc: str, prog: str) -> C:
@@ -80,13 +71,13 @@ def _ours(argv: Sequence[str], config: type) -> list[str]:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
             flag = flag.replace("_", "-")
-            flags.append((ALIASES.get(flag, flag), [value] if equals else []))
+            flags.append((flag, [value] if equals else []))
         elif flags:
             flags[-1][1].append(word)
         else:
             flags.append(("", [word]))
     words: list[str] = []
-    for flag, values in flags:
+    for flag, values in ours(flags):
         name = flag.removeprefix("--").replace("-", "_")
         if name in FOREIGN:
             meant = translate({name: _value(values)})
@@ -109,7 +100,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def launch(config: type[C], run: Callable[[C], Any], doc: str | None, prog: str) -> None:
+def launch(
+    config: type[Any],
+    run: Callable[[Any], Any],
+    doc: str | None,
+    prog: str,
+    read: Callable[[type[Any], list[str], str, str], Any] = parse,
+) -> None:
     """Parses the command line, runs, and turns what a user can cause into one sentence and a status.
 
     Status 2: something handed to us is wrong. 1: the run could not go on. 130, 143: it was interrupted; what there was to
@@ -119,7 +116,7 @@ def launch(config: type[C], run: Callable[[C], Any], doc: str | None, prog: str)
     show_lines()
     with contextlib.ExitStack() as stack:
         try:
-            flags: Any = parse(config, sys.argv[1:], doc or "", prog)
+            flags = read(config, sys.argv[1:], doc or "", prog)
             distributed.start(flags.distributed)
             if distributed.number() != 0:
                 logging.getLogger("jaxformers").setLevel(logging.ERROR)

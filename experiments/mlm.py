@@ -8,6 +8,9 @@ scored by perplexity, e to the mean loss over hidden tokens. Without a network a
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from experiments import finetune
@@ -16,6 +19,7 @@ from experiments.launch import launch
 from jaxformers.data import Table
 from jaxformers.data.masking import MaskTokens
 from jaxformers.preprocess import Tokenizer
+from jaxformers.train import Callback
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,11 +38,12 @@ class Config(finetune.Config):
 
 def read(splits: dict[str, Table], config: Any) -> dict[str, Table]:
     """The column `text`, without empty rows."""
-    tables = {name: rename(table, {"text": ("sentence", "content")}) for name, table in splits.items()}
-    return {
-        name: Table({"text": [text for text in table["text"] if text.strip()]}, table.name)
-        for name, table in tables.items()
-    }
+    return {name: without_empty(rename(table, {"text": ("sentence", "content")})) for name, table in splits.items()}
+
+
+def without_empty(table: Table) -> Table:
+    """The rows whose text is more than blanks."""
+    return table.select(row for row, text in enumerate(table["text"]) if text.strip())
 
 
 def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prepared:
@@ -51,15 +56,38 @@ def prepare(splits: dict[str, Table], tokenizer: Tokenizer, config: Any) -> Prep
 def blocks(table: Table, tokenizer: Tokenizer, config: Any) -> Table:
     """Texts as `input_ids`: all joined and cut into blocks of `max_length` tokens, special ones counted, or line by line."""
     if config.line_by_line:
-        encoded = tokenizer(list(table["text"]), truncation=True, max_length=config.max_length)
-        return Table({"input_ids": encoded["input_ids"]}, table.name)
-    ids = [i for row in tokenizer(list(table["text"]), add_special_tokens=False)["input_ids"] for i in row]
-    size = config.max_length - tokenizer.num_special_tokens_to_add()
-    pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
-    if len(pieces) > 1 and len(pieces[-1]) < size:  # a short rest would be a shape of its own
-        pieces.pop()
+        lines = partial(as_lines, tokenizer=tokenizer, length=config.max_length)
+        return table.map(lines, remove_columns=table.column_names)
+    return table.through(partial(in_blocks, tokenizer=tokenizer, length=config.max_length))
+
+
+def as_lines(rows: dict[str, list[str]], tokenizer: Tokenizer, length: int) -> dict[str, Any]:
+    """Each text by itself."""
+    return {"input_ids": tokenizer(rows["text"], truncation=True, max_length=length)["input_ids"]}
+
+
+def in_blocks(rows: Iterator[dict[str, Any]], tokenizer: Tokenizer, length: int) -> Iterator[dict[str, Any]]:
+    """The blocks, one after another. A short rest would be a shape of its own: it is left out unless it is all there is."""
     before, after = around(tokenizer)
-    return Table({"input_ids": [[*before, *piece, *after] for piece in pieces]}, table.name)
+    size = length - tokenizer.num_special_tokens_to_add()
+    rest: list[int] = []
+    full = False
+    for ids in encoded(rows, tokenizer):
+        rest += ids
+        whole = len(rest) - len(rest) % size
+        for start in range(0, whole, size):
+            full = True
+            yield {"input_ids": [*before, *rest[start : start + size], *after]}
+        rest = rest[whole:]
+    if rest and not full:
+        yield {"input_ids": [*before, *rest, *after]}
+
+
+def encoded(rows: Iterable[dict[str, Any]], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Each row's tokens, without special ones; a thousand texts are in memory at once."""
+    rows = iter(rows)
+    while texts := [row["text"] for row in itertools.islice(rows, 1000)]:
+        yield from tokenizer(texts, add_special_tokens=False, truncation=False)["input_ids"]
 
 
 def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -90,9 +118,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ MRPC's. `--model` and `--data` take folders or ids of your own and never fall ba
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from experiments import finetune, glue
 from experiments.launch import launch
+from jaxformers.train import Callback
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +27,9 @@ class Config(finetune.Config):
 RECIPE = glue.recipe("mrpc", name="MRPC")
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

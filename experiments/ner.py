@@ -23,7 +23,7 @@ from jaxformers.data import Table
 from jaxformers.data.collate import IGNORE
 from jaxformers.errors import DataError
 from jaxformers.preprocess import Tokenizer
-from jaxformers.train import EvalPrediction
+from jaxformers.train import Callback, EvalPrediction
 from jaxformers.train.metrics import entity_scores
 
 
@@ -125,9 +125,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

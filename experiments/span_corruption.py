@@ -10,6 +10,7 @@ width 256 learns from nothing. Without a network a smaller one learns from bundl
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxformers.data import Table
 from jaxformers.data.corruption import SpanCorruption
 from jaxformers.errors import InputError
 from jaxformers.preprocess import Tokenizer, train_byte_level
+from jaxformers.train import Callback
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

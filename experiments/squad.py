@@ -9,6 +9,7 @@ Without a network a small BERT runs on bundled synthetic questions; those scores
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from experiments.launch import launch
 from jaxformers.data import Table
 from jaxformers.errors import DataError
 from jaxformers.preprocess import Tokenizer
-from jaxformers.train import EvalPrediction
+from jaxformers.train import Callback, EvalPrediction
 from jaxformers.train.metrics import squad_scores, squad_v2_scores
 
 
@@ -184,9 +185,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ nothing. Without a network a smaller one learns from bundled dialogues. Needs th
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from experiments import finetune, seq2seq
@@ -17,6 +18,7 @@ from experiments.finetune import Prepared, Recipe, rename
 from experiments.launch import launch
 from jaxformers.data import Table
 from jaxformers.preprocess import Tokenizer
+from jaxformers.train import Callback
 from jaxformers.train.metrics import rouge
 
 COLUMNS = {"source": ("dialogue", "document", "article", "text"), "target": ("summary", "highlights")}
@@ -68,9 +70,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ scores are not SWAG's.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from experiments.launch import launch
 from jaxformers.data import Table, check_labels
 from jaxformers.errors import DataError
 from jaxformers.preprocess import Tokenizer
-from jaxformers.train import EvalPrediction
+from jaxformers.train import Callback, EvalPrediction
 from jaxformers.train.metrics import accuracy
 
 
@@ -91,9 +92,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from bundled sentences. Needs the [metrics] extra.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from jaxformers.data.files import read_lines
 from jaxformers.data.sources import SPLIT_NAMES
 from jaxformers.errors import DataError
 from jaxformers.preprocess import Tokenizer
+from jaxformers.train import Callback
 from jaxformers.train.metrics import bleu
 
 LANGUAGES = {"cs": "Czech", "de": "German", "en": "English", "es": "Spanish", "fi": "Finnish", "fr": "French", "it": "Italian",
@@ -48,6 +50,8 @@ def columns(config: Any) -> tuple[str, str]:
 
 def open_data(place: Any, config: Any) -> dict[str, Table]:
     """The splits: parallel text files of a folder, or whatever `load_dataset` opens."""
+    if isinstance(place, dict):  # of files by their splits
+        return load_dataset(place, **finetune.reading(config))
     folder, languages = Path(place), columns(config)
     splits: dict[str, Table] = {}
     for stem, split in SPLIT_NAMES.items() if folder.is_dir() else ():
@@ -111,9 +115,9 @@ RECIPE = Recipe(
 )
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    return finetune.run(config, RECIPE)
+    return finetune.run(config, RECIPE, callbacks)
 
 
 if __name__ == "__main__":

@@ -210,7 +210,9 @@ def _open_path(path: Path, reader: Reader) -> tuple[Splits, str]:
         return {_split_of(path.name) or "train": partial(reader, path)}, path.name
     if not path.is_dir():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"there is no file or folder {str(path)!r}{did_you_mean(path.name, siblings)}")
+        known = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) and file_kind(path) is None
+        hint = f"; a data set of that name would be tfds:{path} or hf:{path}" if known else ""
+        raise DataError(f"there is no file or folder {str(path)!r}{did_you_mean(path.name, siblings)}{hint}")
     name = path.resolve().name
     files = [file for file in sorted(path.iterdir()) if file_kind(file) is not None and file.is_file()]
     found: dict[str, Path] = {}
@@ -264,7 +266,10 @@ def _open_hf(name: str) -> Splits:
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE and not reachable(constants.ENDPOINT):
-        raise DataError(f"cannot reach {constants.ENDPOINT} for hf:{name}; set HF_HUB_OFFLINE=1 to use the cache")
+        raise DataError(
+            f"cannot reach {constants.ENDPOINT} for hf:{name}; set HF_HUB_OFFLINE=1 to use the cache, or give a local file or "
+            "folder as data"
+        )
     # a hub name may itself hold a slash (owner/name): the longest reading that exists is meant
     owner, _, rest = name.partition("/")
     dataset, _, config = rest.partition("/")

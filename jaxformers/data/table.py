@@ -152,6 +152,17 @@ class Table:
         kept = {name: column for name, column in self._columns.items() if name not in removed and name not in made}
         return Table({**kept, **made}, self.name)
 
+    def through(self, function: Callable[[Iterator[Row]], Iterable[Row]]) -> Table:
+        """The rows that `function` makes of all rows, which it is given one after another: texts joined and cut anew, say.
+
+        Those of a table on disk are kept there, as those of `map` are.
+        """
+        if self.on_disk:
+            return as_table(
+                stored(fingerprint(VERSION, self.fingerprint(), function), lambda: function(iter(self))), self.name
+            )
+        return _from_rows(list(function(iter(self))), self.name)
+
     @property
     def lazy(self) -> bool:
         """Whether any column is read when it is used."""

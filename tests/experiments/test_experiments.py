@@ -15,7 +15,7 @@ import tokenizers
 
 from experiments import clm, electra, finetune, glue, mlm, ner, seq2seq, span_corruption, squad, swag, translation
 from experiments.launch import parse
-from jaxformers.data import Table
+from jaxformers.data import Table, load_dataset
 from jaxformers.errors import DataError, InputError
 from jaxformers.preprocess import load_tokenizer, train_byte_level, train_wordpiece
 from jaxformers.preprocess.languages import in_language, language_id
@@ -277,6 +277,20 @@ def test_texts_are_joined_line_by_line():
     assert rows["labels"] == rows["input_ids"]
     with pytest.raises(DataError, match="data has 11 tokens, which fill no block of 64"):
         clm.blocks(table, tokenizer, 64)
+
+
+def test_texts_on_disk_become_the_rows_that_texts_in_memory_become(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXFORMERS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "train.txt").write_text("".join("a bc d" * (row % 5) + "\n" for row in range(2100)))
+    here, there = (load_dataset(tmp_path, on_disk=on_disk) for on_disk in (False, True))
+    tokenizer = train_byte_level(["a bc d"], vocab_size=258)
+    for module, flags in ((clm, []), (clm, ["--packing"]), (mlm, []), (mlm, ["--line-by-line"])):
+        config = parse(module.Config, [*flags, "--data", "x.txt", "--max-length", "64"], "", "experiment")
+        make = clm.packed if "--packing" in flags else clm.blocks if module is clm else mlm.blocks
+        last = config if module is mlm else 64
+        made = [make(module.read(splits, config)["train"], tokenizer, last) for splits in (here, there)]
+        assert [table.on_disk for table in made] == [False, True]
+        assert list(made[0]) == list(made[1])
 
 
 def test_data_of_ones_own_without_a_model_starts_from_nothing():

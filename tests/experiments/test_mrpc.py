@@ -10,6 +10,8 @@ import pytest
 
 from experiments import finetune, mrpc
 from experiments.launch import parse
+from jaxformers.data import load_dataset
+from jaxformers.errors import DataError, InputError
 from jaxformers.train.report import finished
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +104,32 @@ def test_flags_in_every_spelling():
         True, False, True, False,
     ]  # fmt: skip
     assert config("--mesh.data", "2", "--mesh.tensor", "4").mesh.tensor == 4
+
+
+def test_flags_of_the_scripts(tmp_path, caplog):
+    for name, count in (("a", 6), ("b", 4)):
+        (tmp_path / f"{name}.csv").write_text("sentence1,sentence2,label\n" + "x,y,1\n" * count)
+    known = config(
+        "--dataset_name", "cnn_dailymail", "--dataset_config_name", "3.0.0", "--overwrite_cache", "--streaming=no"
+    )
+    assert known.data == "hf:cnn_dailymail/3.0.0"
+    assert [record.getMessage()[:32] for record in caplog.records] == ["--overwrite-cache has no effect:"]
+    assert config("--dataset_name", str(tmp_path)).data == str(tmp_path)
+    files = config(
+        "--train_file", f"{tmp_path}/a.csv", "--validation_file", f"{tmp_path}/b.csv", "--max_eval_samples", "3"
+    )
+    splits = finetune.read(files, files.data, mrpc.RECIPE)
+    assert {name: len(table) for name, table in splits.items()} == {"train": 6, "validation": 3}
+    for flags, message in (
+        (["--trust_remote_code", "true"], "no code from a checkpoint or a dataset is run"),
+        (["--dataset_config_name", "mrpc"], "needs --dataset-name"),
+        (["--dataset_name", "glue", "--train_file", "x"], "exclude each other"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config(*flags)
+    for name in ("glue/mrpc", "yelp_review_full", "rotten_tomatoes", "food101", "minds14"):
+        with pytest.raises(DataError, match=f"'{name}'.*a data set of that name would be tfds:{name} or hf:{name}"):
+            load_dataset(name)
 
 
 def test_glue_files_as_they_are(shared_data, tmp_path):
