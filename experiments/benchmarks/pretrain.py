@@ -75,7 +75,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     import jaxformers as jf
     from jaxformers.parallel.mesh import MeshConfig, make_mesh
     from jaxformers.train import TrainingArguments, make_train_step
-    from tpu.aot import matmul_flops
+    from jaxformers.train.estimate import matmul_flops
 
     model = jf.load(job["config"], job["head"])
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])

@@ -40,7 +40,7 @@ def prepare(sizes: dict[str, int], width: int) -> tuple[Any, float]:
     import jaxformers as jf
     from jaxformers.parallel.mesh import MeshConfig, make_mesh
     from jaxformers.train import TrainingArguments, make_train_step
-    from tpu.aot import matmul_flops
+    from jaxformers.train.estimate import matmul_flops
 
     model = jf.load(
         {"model_type": "gpt2", "n_layer": sizes["layers"], "n_embd": width, "n_head": width // 32, "n_positions": 1024,

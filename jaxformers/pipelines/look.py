@@ -122,7 +122,9 @@ def look(model: Model, reader: Any, given: Any, pair: str | None = None) -> Look
     batch: Any = (
         reader(given)
         if visual
-        else reader(given, pair, truncation=True, max_length=Parts(model, reader).max_length, return_tensors="np")
+        else reader(
+            given, pair, truncation=True, max_length=Parts(model, tokenizer=reader).max_length, return_tensors="np"
+        )
     )
     inputs = {key: np.asarray(batch[key]) for key in model.inputs if key in batch}
     run = jax.jit(partial(model.apply, output_hidden_states=True, output_attentions=True))

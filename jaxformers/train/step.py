@@ -34,8 +34,8 @@ class TrainStep(Compiled):
     """`step(state, batch) -> (state, metrics)`, compiled once a batch shape; `step.function` is the pure function.
 
     `metrics` are device scalars: `loss_sum` and `loss_count`, `grad_norm` before clipping, `learning_rate`. `step.loss` is what
-    is differentiated: `(moving, rest, batch, rng) -> (sum, count)`, of the parameters that learn and of those that do not
-    (`step.still`).
+    is differentiated: `(moving, rest, batch, rng) -> (sum, count, new statistics)`, of the parameters that learn and of those
+    that do not (`step.still`).
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TrainStep(Compiled):
         optimizer: optax.GradientTransformation,
         mesh: Mesh,
         seed: int,
-        loss: Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, jax.Array]],
+        loss: Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, jax.Array, Tree | None]],
         still: Paths,
     ) -> None:
         places = state_shardings(model, optimizer, mesh)
