@@ -50,7 +50,8 @@ class Row:
     @property
     def reads(self) -> bool:
         """Whether it takes texts alone."""
-        return "pixel_values" not in family_for(self.family).inputs
+        inputs = family_for(self.family).inputs
+        return "input_ids" in inputs and "pixel_values" not in inputs
 
     @property
     def heads(self) -> list[str | None]:
