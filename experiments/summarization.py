@@ -7,6 +7,9 @@ With no flags t5-small goes on training on `hf:cnn_dailymail/3.0.0`. `--data` ta
 `article` or `text`) and its `summary` (or `highlights`). T5 is told the task in words (`--source-prefix`); labels are smoothed
 with `--label-smoothing-factor 0.1`. Where --data is given and no --model, a BART of 3 + 3 layers and width 256 learns from
 nothing. Without a network a smaller one learns from bundled dialogues. Needs the [metrics] extra.
+
+The first command with `--num-train-epochs 5` on 450 of DialogSum's dialogues came to a ROUGE-1 of 13.5 on 50 others (seed 42),
+transformers' Seq2SeqTrainer from the same parameters to 9.9 (`experiments.benchmarks.seq2seq`): too few for either.
 """
 
 import dataclasses
