@@ -67,6 +67,7 @@ PREPARERS: dict[str, tuple[type, Callable[..., Any], str]] = {
 
 MINILM = ("sentence-transformers/all-MiniLM-L6-v2", "8b3219a92973c328a8e22fadcfa821b5dc75636a")
 T5_BASE = ("google-t5/t5-base", "a9723ea")
+CLIP_BASE = ("openai/clip-vit-base-patch32", "3d74acf")
 VIT_BASE = ("google/vit-base-patch16-224", "3f49326")
 IMAGES = ("image_processor",)
 DIRECTION = re.compile(r"translation_[^_]+_to_[^_]+")  # a task's own name, of the kind "translation"
@@ -106,6 +107,10 @@ TASKS = {
     "sentence-embedding": Task(embeddings.sentence_embedding, None, MINILM),
     "image-classification": Task(images.image_classification, "image-classification", VIT_BASE, IMAGES),
     "image-feature-extraction": Task(images.image_feature_extraction, None, VIT_BASE, IMAGES),
+    "image-segmentation": Task(images.image_segmentation, "semantic-segmentation", None, IMAGES),
+    "zero-shot-image-classification": Task(
+        images.zero_shot_image_classification, "zero-shot-image-classification", CLIP_BASE, ("tokenizer", *IMAGES)
+    ),
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 HEAD_TASKS = {
@@ -119,6 +124,8 @@ HEAD_TASKS = {
     "next-sentence-prediction": "next-sentence-prediction",
     "multiple-choice": "multiple-choice",
     "image-classification": "image-classification",
+    "semantic-segmentation": "image-segmentation",
+    "zero-shot-image-classification": "zero-shot-image-classification",
     None: "feature-extraction",
 }
 
