@@ -35,6 +35,7 @@ RUNS = {
     "span_corruption": ([*FEW, "--max-length", "32"], ("perplexity",)),
     "denoising": ([*FEW, "--max-length", "32"], ("perplexity",)),
     "swag": ([], ("accuracy",)),
+    "simmim": (FEW, ("loss",)),
     "image_classification": ([*FEW, "--mixup", "0.4"], ("accuracy", "f1")),
     "electra": (["--max-length", "32"], ("loss",)),
     "distillation": (["--max-length", "32"], ("perplexity",)),
