@@ -82,7 +82,8 @@ def draw_reconstructions(folder: Path, images: ImageRows, share: float) -> None:
     pixels = np.stack([images[row]["pixel_values"] for row in range(min(SHOWN, len(images)))])
     generators = [np.random.default_rng((0, row)) for row in range(len(pixels))]
     batch = hide({"pixel_values": pixels}, generators, grid, share)
-    drawn = np.asarray(model.apply(model.params, **batch).reconstruction)
+    given: dict[str, Any] = dict(batch)
+    drawn = np.asarray(model.apply(model.params, **given).reconstruction)
     hidden = batch["bool_masked_pos"].reshape(-1, grid, grid).repeat(model.config.patch_size, 1)
     hidden = hidden.repeat(model.config.patch_size, 2)[..., None]
     rows = [pixels, np.where(hidden == 1, 0, pixels), np.where(hidden == 1, drawn, pixels)]

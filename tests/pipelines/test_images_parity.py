@@ -63,7 +63,7 @@ def test_zero_shot_image_classification(tmp_path, images):
 
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     tokenizer = CLIPTokenizer.from_pretrained(write_clip_tokenizer(tmp_path))
-    text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": 20, "eos_token_id": tokenizer.eos_token_id,
+    text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": 40, "eos_token_id": tokenizer.eos_token_id,
             "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
     torch.manual_seed(0)
     model = CLIPModel(
