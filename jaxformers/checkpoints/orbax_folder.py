@@ -50,7 +50,6 @@ def load_orbax(folder: str | os.PathLike[str], head: str | None = None, *, dtype
     device = SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), model.params)
     place, tree = (folder / "state", {PARAMS: wanted}) if training else (folder / PARAMS, wanted)
-    _check_all_wanted(place, tree)
     found = _restore(place, tree)
     params: Tree = found[PARAMS] if training else found
     return Model(model.family, head, model.config, params)
@@ -85,23 +84,6 @@ def _meta(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _check_all_wanted(folder: Path, wanted: Tree) -> None:
-    """Refuses parameters that the model has not: without an adapter's corrections it would be another model.
-
-    What else a training checkpoint holds (the optimizer's state) is not asked for.
-    """
-    path = folder / "_METADATA"
-    kept = read_json(path).get("tree_metadata", {}) if path.is_file() else {}
-    there = {tuple(key["key"] for key in entry["key_metadata"]) for entry in kept.values()}
-    known = {path for path, _ in leaves(wanted)}
-    if more := sorted(path for path in there - known if path[0] in wanted):
-        names = ", ".join("/".join(path) for path in more[:3])
-        raise CheckpointError(
-            f"{folder} holds {len(more)} parameters more than this model has ({names}), as of an adapter or a teacher: "
-            "go on with its run, which exports it in the end"
-        )
-
-
 def _restore(folder: Path, wanted: Tree) -> Any:
     """The leaves of `wanted` out of what Orbax wrote in `folder`; what else is there is not read."""
     import orbax.checkpoint as ocp
@@ -123,7 +105,7 @@ def _restore(folder: Path, wanted: Tree) -> Any:
 
 
 def _check(folder: Path, wanted: Tree, held: Tree) -> None:
-    """Refuses parameters of another model, with all that does not fit."""
+    """Refuses parameters of another model, with all that does not fit; without an adapter's corrections it would be another."""
     ours = {".".join(path): leaf.shape for path, leaf in leaves(wanted)}
     whole = held if PARAMS not in wanted else {PARAMS: held.get(PARAMS, {})}
     theirs = {".".join(path): leaf.shape for path, leaf in leaves(whole)}
