@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxformers.core.params import Initialiser, Param, Tree, ones, zeros
+from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, specification
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # as PyTorch has it; cheaper than JAX's by erfc
@@ -92,12 +94,32 @@ def conv(
         y = patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])  # windows that do not overlap are one product
     else:
         ends = [(padding, padding)] * len(window) if isinstance(padding, int) else padding
-        places = "YX"[-len(window) :]
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (stride,) * len(window), ends, feature_group_count=groups,
-            dimension_numbers=(f"N{places}C", f"{places}IO", f"N{places}C"),
-        )  # fmt: skip
+        y = convolved(x, kernel, window_strides=(stride,) * len(window), padding=ends, feature_group_count=groups)
     return y + jnp.broadcast_to(params["bias"], y.shape) if "bias" in params else y
+
+
+def convolved(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, channels last, in which each device of a mesh has its own rows and all of the kernel.
+
+    Said outright, because XLA (of jaxlib 0.10) doubles the kernel's gradient where it divides a convolution itself: one with
+    groups, or over places that a mesh cuts.
+
+    Args:
+      x: [B, *places, inputs], of one or two dimensions of places.
+      kernel: [*window, inputs / groups, outputs].
+      **options: those of `jax.lax.conv_general_dilated`.
+
+    Returns:
+      [B, *fewer, outputs].
+    """
+    places = "YX"[-(x.ndim - 2) :]
+    numbers = (f"N{places}C", f"{places}IO", f"N{places}C")
+    run = partial(jax.lax.conv_general_dilated, dimension_numbers=numbers, **options)
+    mesh = active_mesh()
+    if mesh is None or mesh.size == 1:
+        return run(x, kernel)
+    rows = specification(("batch",), x.shape[:1], mesh, ACTIVATION_RULES, "convolution")
+    return jax.shard_map(run, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows, check_vma=False)(x, kernel)
 
 
 def patches(x: jax.Array, size: int) -> jax.Array:

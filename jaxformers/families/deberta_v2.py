@@ -17,6 +17,7 @@ from jaxformers.core import heads, positions
 from jaxformers.core.attention import attend
 from jaxformers.core.layers import (
     ACTIVATIONS,
+    convolved,
     declare_linear,
     declare_norm,
     dropout,
@@ -239,13 +240,8 @@ def disentangled(attention: Tree, q_BLHK: jax.Array, k_BSHK: jax.Array, rows_PD:
 def convolve(params: Tree, x_BLD: jax.Array, y_BLD: jax.Array, mask: jax.Array | None, config: DebertaV2Config,
              rng: jax.Array | None) -> jax.Array:  # fmt: skip
     """norm(y + convolution of x) along the text: the first layer's output `y` with its neighbourhood in its input `x`."""
-    c_BLD = jax.lax.conv_general_dilated(
-        x_BLD,
-        params["kernel"],
-        window_strides=(1,),
-        padding="SAME",
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=config.conv_groups,
+    c_BLD = convolved(
+        x_BLD, params["kernel"], window_strides=(1,), padding="SAME", feature_group_count=config.conv_groups
     )
     c_BLD = _without_padding(c_BLD + jnp.broadcast_to(params["bias"], c_BLD.shape), mask)
     c_BLD = ACTIVATIONS[config.conv_act](dropout(c_BLD, config.hidden_dropout_prob, rng))

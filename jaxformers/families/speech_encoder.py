@@ -252,9 +252,7 @@ def add_positions(params: Tree, x_BTD: jax.Array, config: Any) -> jax.Array:
     kernel = (direction / length * params["length"]).astype(x_BTD.dtype)
     size = config.num_conv_pos_embeddings
     around = [(size // 2, (size - 1) // 2)]  # an even window's last frame is dropped
-    # Group by group: cut over a mesh, the gradient of a grouped convolution's kernel comes out doubled (XLA in jaxlib 0.10).
-    parts = (jnp.split(each, config.num_conv_pos_embedding_groups, axis=-1) for each in (kernel, x_BTD))
-    y_BTD = jnp.concatenate([conv({"kernel": own}, x, padding=around) for own, x in zip(*parts, strict=True)], axis=-1)
+    y_BTD = conv({"kernel": kernel}, x_BTD, padding=around, groups=config.num_conv_pos_embedding_groups)
     y_BTD = y_BTD + jnp.broadcast_to(params["bias"], y_BTD.shape)
     return x_BTD + ACTIVATIONS[config.feat_extract_activation](y_BTD)
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxformers.core.layers import declare_linear, dropout, linear, split_rng
+from jaxformers.core.layers import convolved, declare_linear, dropout, linear, split_rng
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Initialiser, Param, Tree, normal, ones, zeros
 from jaxformers.families.model import Forward
@@ -131,9 +131,7 @@ def embed_speaker(params: Tree, trunk: Output, mask: Any, config: Any, rng: Any)
     x_BTE = linear(params["projector"], mixed(params, trunk))
     for n, dilation in enumerate(config.tdnn_dilation):
         kernel = params[f"tdnn_{n}"]["kernel"]
-        x_BTE = jax.lax.conv_general_dilated(
-            x_BTE, kernel, (1,), [(0, 0)], rhs_dilation=(dilation,), dimension_numbers=("NXC", "XIO", "NXC")
-        )
+        x_BTE = convolved(x_BTE, kernel, window_strides=(1,), padding=[(0, 0)], rhs_dilation=(dilation,))
         x_BTE = jax.nn.relu(x_BTE + jnp.broadcast_to(params[f"tdnn_{n}"]["bias"], x_BTE.shape))
     x32 = x_BTE.astype(jnp.float32)
     real_BT1 = jnp.ones((1, x32.shape[1], 1), jnp.float32)

@@ -121,7 +121,7 @@ def make_train_step(
             inputs = neftune.with_noise(params, inputs, rng_noise, args.neftune_noise_alpha)
         with unmultiplied(own_loss):  # another's may want to see the logits
             output = model.apply(params, rng=rng, execution=execution, **inputs)
-        return *loss_fn(output, batch), output.new_stats
+        return *loss_fn(output, batch), getattr(output, "new_stats", None)
 
     def loss_mean(moving: Tree, rest: Tree, batch: Batch, rng: jax.Array, scale: Any) -> Any:
         total, count, stats = loss_sum(moving, rest, batch, rng)

@@ -9,6 +9,7 @@ import pytest
 
 from jaxformers.core.layers import (
     ACTIVATIONS,
+    conv,
     declare_linear,
     declare_norm,
     dropout,
@@ -18,6 +19,7 @@ from jaxformers.core.layers import (
     split_rng,
 )
 from jaxformers.core.params import leaves, normal
+from jaxformers.parallel.mesh import MeshConfig, activate, make_mesh, shard
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(3, 5, 8)).astype(np.float32)
@@ -143,3 +145,25 @@ def test_random_words_are_the_same_jitted_and_for_old_keys():
     assert np.array_equal(words, jax.jit(lambda key: random_words(key, (3, 5)))(key))
     assert np.array_equal(words, random_words(jax.random.key_data(key), (3, 5)))
     assert random_words(key, ()).shape == ()
+
+
+@pytest.mark.parametrize("config", [MeshConfig(fsdp=2, tensor=2), MeshConfig(fsdp=2, sequence=2, tensor=2)], ids=str)
+def test_a_convolution_over_a_mesh_has_the_gradient_it_has_on_one_device(config):
+    """XLA doubles the kernel's where it divides groups, or places that a mesh cuts, by itself."""
+    x, kernel, out = (
+        jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(8, 16, 16), (3, 4, 16), (16, 8)])
+    )
+
+    def gradient(kernel, x, mesh):
+        def loss(kernel):
+            with activate(mesh):
+                y = shard(conv({"kernel": kernel}, x, padding=1, groups=4), "batch", "length", "embed")
+                return jnp.square(jnp.tanh(shard(y @ out, "batch", "length", "mlp"))).sum()
+
+        return jax.grad(loss)(kernel)
+
+    mesh = make_mesh(config)
+    places = jax.NamedSharding(mesh, jax.P(None, None, "fsdp")), jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+    found = jax.jit(lambda *given: gradient(*given, mesh))(*map(jax.device_put, (kernel, x), places))
+    expected = jax.jit(lambda *given: gradient(*given, None))(kernel, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -197,7 +197,10 @@ def test_models_on_different_devices_are_refused(model):
         ({"prefix_allowed_tokens_fn": lambda row, ids: [1]}, "not guessed ahead with prefix_allowed_tokens_fn"),
         ({"prompt_lookup_num_tokens": 2}, "assistant_model or prompt_lookup_num_tokens, not both"),
         ({"num_assistant_tokens": 0}, "num_assistant_tokens must be a whole number of at least 1"),
-        ({"assistant_model": strong(LLAMA, None)}, "or an encoder-decoder with 'seq2seq-lm', found llama with None"),
+        (
+            {"assistant_model": strong(LLAMA, None)},
+            "or an encoder-decoder with 'seq2seq-lm' or 'speech-seq2seq', found llama",
+        ),
         (
             {"assistant_model": jf.load({**LLAMA.config, "vocab_size": 32}, head="causal-lm")},
             "assistant_model must have the model's 64 words, found 32",

@@ -70,17 +70,13 @@ AST = {
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, head, config)
-    "wav2vec2": ("Wav2Vec2Model", None, WAV2VEC2),
     "wav2vec2-ctc": ("Wav2Vec2ForCTC", "ctc", WAV2VEC2),
-    "hubert": ("HubertModel", None, HUBERT),
     "hubert-ctc": ("HubertForCTC", "ctc", HUBERT),
-    "audio-spectrogram-transformer": ("ASTModel", None, AST),
     "audio-spectrogram-transformer-classes": (
         "ASTForAudioClassification",
         "audio-classification",
         {**AST, "id2label": LABELS},
     ),
-    "whisper": ("WhisperModel", None, WHISPER),
     "whisper-texts": ("WhisperForConditionalGeneration", "speech-seq2seq", WHISPER),
 }
 FAMILIES = {config["model_type"] for _, _, config in CASES.values()}
