@@ -23,7 +23,19 @@ from jaxformers.core.compilation import enable_cache
 from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
 from jaxformers.families import Family, Model, family_for, head_of
-from jaxformers.pipelines import answers, embeddings, generation, images, masks, pairs, seq2seq, tables, text, tokens
+from jaxformers.pipelines import (
+    answers,
+    audio,
+    embeddings,
+    generation,
+    images,
+    masks,
+    pairs,
+    seq2seq,
+    tables,
+    text,
+    tokens,
+)
 from jaxformers.pipelines.base import Forward, Pipeline, Preprocess, compose
 from jaxformers.pipelines.inputs import Parts
 from jaxformers.preprocess import (
@@ -47,15 +59,21 @@ class Task:
 
     Args:
       build: `build(parts, **options) -> Pipeline`; options it does not name go to the pipeline's stages.
-      head: the head its model has; None takes any and leaves it aside.
+      head: the head its model has; of several the first that its family has; None takes any and leaves it aside.
       default: the model where none is given: hub id and revision; None where there is no usual one.
       takes: what prepares its inputs, by the names in `PREPARERS`.
     """
 
     build: Callable[..., Pipeline]
-    head: str | None
+    head: str | tuple[str, ...] | None
     default: tuple[str, str] | None
     takes: tuple[str, ...] = ("tokenizer",)
+
+    def head_in(self, family: Family) -> str | None:
+        """The head that a model of this family has for it."""
+        if isinstance(self.head, tuple):
+            return next((head for head in self.head if head in family.heads), self.head[0])
+        return self.head
 
 
 # what prepares inputs: its name as an argument -> its class, what loads it, and what it is called in a sentence
@@ -105,6 +123,18 @@ TASKS = {
     "feature-extraction": Task(embeddings.feature_extraction, None, ("distilbert/distilbert-base-cased", "6ea8117")),
     "sentence-similarity": Task(embeddings.sentence_similarity, None, MINILM),
     "sentence-embedding": Task(embeddings.sentence_embedding, None, MINILM),
+    "audio-classification": Task(
+        audio.audio_classification,
+        "audio-classification",
+        ("superb/wav2vec2-base-superb-ks", "372e048"),
+        ("feature_extractor",),
+    ),
+    "automatic-speech-recognition": Task(
+        audio.automatic_speech_recognition,
+        ("ctc", "speech-seq2seq"),
+        ("facebook/wav2vec2-base-960h", "22aad52"),
+        ("tokenizer", "feature_extractor"),
+    ),
     "image-classification": Task(images.image_classification, "image-classification", VIT_BASE, IMAGES),
     "image-feature-extraction": Task(images.image_feature_extraction, None, VIT_BASE, IMAGES),
     "image-segmentation": Task(images.image_segmentation, "semantic-segmentation", None, IMAGES),
@@ -113,7 +143,7 @@ TASKS = {
     ),
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
-HEAD_TASKS = {
+HEAD_TASKS: dict[str | None, str] = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
     "question-answering": "question-answering",
@@ -123,6 +153,9 @@ HEAD_TASKS = {
     "seq2seq-lm": "text2text-generation",
     "next-sentence-prediction": "next-sentence-prediction",
     "multiple-choice": "multiple-choice",
+    "audio-classification": "audio-classification",
+    "ctc": "automatic-speech-recognition",
+    "speech-seq2seq": "automatic-speech-recognition",
     "image-classification": "image-classification",
     "semantic-segmentation": "image-segmentation",
     "zero-shot-image-classification": "zero-shot-image-classification",
@@ -211,7 +244,8 @@ def pipeline(
         if task is None:
             raw = read_json(folder / "config.json")
             task = _task_of(head_of(raw, str(folder)), family_for(raw["model_type"]), os.fspath(model))
-        loaded = load(folder, head=TASKS[task].head, dtype=dtype, mesh=mesh)
+        head = TASKS[task].head_in(family_for(read_json(folder / "config.json").get("model_type")))
+        loaded = load(folder, head=head, dtype=dtype, mesh=mesh)
         parts = Parts(loaded, folder, mesh, **_prepared(TASKS[task].takes, preparers, folder))
     build = TASKS[task].build
     known = [name for name in options if name in inspect.signature(build).parameters and name != "parts"]
@@ -296,7 +330,7 @@ def _handed_over(
     task: str, model: Model, preparers: dict[str, Any], dtype: Any, mesh: Mesh | None, revision: str | None
 ) -> Parts:
     """The parts of a pipeline over a `Model`."""
-    wanted = TASKS[task].head
+    wanted = TASKS[task].head_in(model.family)
     if wanted is not None and model.head != wanted:
         raise InputError(f"{task} needs a model with the head {wanted!r}, found {model.head!r}")
     if revision is not None or dtype != "float32":
