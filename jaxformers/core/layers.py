@@ -114,7 +114,7 @@ def convolved(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
     """
     places = "YX"[-(x.ndim - 2) :]
     numbers = (f"N{places}C", f"{places}IO", f"N{places}C")
-    run = partial(jax.lax.conv_general_dilated, dimension_numbers=numbers, **options)
+    run: Callable[..., jax.Array] = partial(jax.lax.conv_general_dilated, dimension_numbers=numbers, **options)
     mesh = active_mesh()
     if mesh is None or mesh.size == 1:
         return run(x, kernel)

@@ -19,24 +19,8 @@ from jaxformers.pipelines.text import scores_of
 from jaxformers.preprocess.audio import read_audio
 from jaxformers.preprocess.feature_extractors import FeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
-SECONDS = (
-    0.5,
-    1,
-    1.5,
-    2,
-    3,
-    4,
-    6,
-    8,
-    12,
-    16,
-    24,
-    32,
-    48,
-    64,
-    96,
-    128,
-)  # lengths of batches; then multiples of the last
+# lengths of batches; then multiples of the last
+SECONDS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 BATCH_SECONDS = 64.0  # that a batch has at most, so that its convolutions fit into memory
 
 
