@@ -262,7 +262,9 @@ def _canonical(
     dropped: list[str] = []
     unexpected: dict[str, tuple[int, ...]] = {}
     spare: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for file_name, (shape, _) in weights.shapes().items():
+    shapes = weights.shapes()
+    bare = not any(name.startswith(family.prefix) for name in shapes)  # the file of a base model, all of it trunk
+    for file_name, (shape, _) in shapes.items():
         stem, _, last = file_name.rpartition(".")
         name = f"{stem}.{LEGACY[last]}" if last in LEGACY else file_name
         for old, new in family.renamed.items():
@@ -273,7 +275,7 @@ def _canonical(
             if other and name.startswith(other):
                 name = family.prefix + name.removeprefix(other)
         name = family.aliases.get(name, family.aliases.get(family.prefix + name, name))
-        if name not in known and family.prefix + name in known:
+        if (name not in known or (bare and name not in wanted)) and family.prefix + name in known:
             name = family.prefix + name
         is_buffer = {*_any_layer(name), *_any_layer(family.prefix + name)} & {*family.buffers}
         if name in there:

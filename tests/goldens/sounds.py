@@ -90,7 +90,6 @@ UNLEARNT = (
     *(f"{prefix}masked_spec_embed" for prefix in ("", "wav2vec2.", "hubert.")),
     "quantizer.weight_proj.weight",
     "quantizer.weight_proj.bias",
-    *FIXED,
 )
 PARTS_OF_LOSS = ("contrastive_loss", "diversity_loss")
 SAMPLES = 95
