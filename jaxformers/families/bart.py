@@ -104,29 +104,41 @@ def read(cls: type[BartConfig], names: Mapping[str, str], raw: Mapping[str, Any]
 # -- what it owns ------------------------------------------------------------------------------------------------------
 
 
+def declare_layers(config: Any, side: str, key_bias: bool = True) -> Tree:
+    """The layers of the "encoder" or the "decoder"; without a bias of keys where they have none."""
+    D, init, decodes = config.hidden_size, normal(config.initializer_range), side == "decoder"
+    depth = config.num_decoder_layers if decodes else config.num_hidden_layers
+    H = config.decoder_attention_heads if decodes else config.num_attention_heads
+    F = config.decoder_intermediate_size if decodes else config.intermediate_size
+    layer = f"model.{side}.layers.{{}}."
+
+    def attention(part: str) -> Tree:
+        tree = {
+            name: declare_heads_in(D, H, D // H, f"{layer}{part}.{name[0]}_proj", init, bias=key_bias or name != "key")
+            for name in ("query", "key", "value")
+        }
+        return {**tree, "out": declare_heads_out(D, H, D // H, f"{layer}{part}.out_proj", init)}
+
+    block = {
+        "attention": attention("self_attn"),
+        "attention_norm": declare_norm(D, layer + "self_attn_layer_norm"),
+        "up": declare_linear(D, F, layer + "fc1", init, ("embed", "mlp")),
+        "down": declare_linear(F, D, layer + "fc2", init, ("mlp", "embed")),
+        "output_norm": declare_norm(D, layer + "final_layer_norm"),
+    }
+    if decodes:
+        block["cross"] = attention("encoder_attn")
+        block["cross_norm"] = declare_norm(D, layer + "encoder_attn_layer_norm")
+    return stacked(depth, block)
+
+
 def declare(config: BartConfig, head: str | None = None) -> Tree:
     """Every parameter of the line with `head`: shape, axes, initialiser, checkpoint name and layout."""
     D, init = config.hidden_size, normal(config.initializer_range)
 
-    def side(name: str, depth: int, H: int, F: int) -> Tree:
-        def attention(part: str) -> Tree:
-            ours = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
-            tree = {ours: declare_heads_in(D, H, D // H, f"{part}.{name}", init) for ours, name in ours.items()}
-            return {**tree, "out": declare_heads_out(D, H, D // H, f"{part}.out_proj", init)}
-
+    def side(name: str) -> Tree:
         at = f"model.{name}."
-        layer = at + "layers.{}."
-        block = {
-            "attention": attention(layer + "self_attn"),
-            "attention_norm": declare_norm(D, layer + "self_attn_layer_norm"),
-            "up": declare_linear(D, F, layer + "fc1", init, ("embed", "mlp")),
-            "down": declare_linear(F, D, layer + "fc2", init, ("mlp", "embed")),
-            "output_norm": declare_norm(D, layer + "final_layer_norm"),
-        }
-        if name == "decoder":
-            block["cross"] = attention(layer + "encoder_attn")
-            block["cross_norm"] = declare_norm(D, layer + "encoder_attn_layer_norm")
-        tree: Tree = {"layers": stacked(depth, block)}
+        tree: Tree = {"layers": declare_layers(config, name)}
         if config.POSITIONS == "learned":
             shape, axes = (config.max_position_embeddings + FIRST, D), ("positions", "table")
             tree["position"] = Param(shape, axes, init, at + "embed_positions.weight")
@@ -139,10 +151,8 @@ def declare(config: BartConfig, head: str | None = None) -> Tree:
     V = config.vocab_size
     tree: Tree = {
         "embeddings": {"word": Param((V, D), ("vocab", "table"), init, "model.shared.weight")},
-        "encoder": side("encoder", config.num_hidden_layers, config.num_attention_heads, config.intermediate_size),
-        "decoder": side(
-            "decoder", config.num_decoder_layers, config.decoder_attention_heads, config.decoder_intermediate_size
-        ),
+        "encoder": side("encoder"),
+        "decoder": side("decoder"),
         **text_seq2seq.declare_classifier(config, head, init),
     }
     if head == "seq2seq-lm" and config.LOGITS_BIAS:

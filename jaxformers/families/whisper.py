@@ -12,22 +12,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxformers.core import positions
-from jaxformers.core.cache import Cache, empty_cache
+from jaxformers.core.cache import Cache
 from jaxformers.core.layers import (
     ACTIVATIONS,
     conv,
     declare_conv,
-    declare_linear,
     declare_norm,
     dropout,
     layer_norm,
     split_rng,
 )
 from jaxformers.core.outputs import Output
-from jaxformers.core.params import Param, Tree, normal, stacked
-from jaxformers.core.transformer import declare_heads_in, declare_heads_out
+from jaxformers.core.params import Param, Tree, normal
 from jaxformers.errors import ConfigError, InputError
 from jaxformers.families import text_seq2seq
+from jaxformers.families.bart import cache_for, declare_layers
 from jaxformers.families.config import keys_of, read_config, write_config
 from jaxformers.families.model import Family
 from jaxformers.families.speech_heads import classify_sound, declare_head
@@ -125,40 +124,21 @@ def declare(config: WhisperConfig, head: str | None = None) -> Tree:
         angles = jnp.arange(P)[:, None] * rates[None]
         return jnp.concatenate((jnp.sin(angles), jnp.cos(angles)), 1).astype(dtype)
 
-    def side(name: str, depth: int, H: int, F: int) -> Tree:
-        def attention(part: str) -> Tree:
-            tree = {
-                ours: declare_heads_in(D, H, D // H, f"{part}.{ours[0]}_proj", init, bias=ours != "key")
-                for ours in ("query", "key", "value")
-            }
-            return {**tree, "out": declare_heads_out(D, H, D // H, f"{part}.out_proj", init)}
-
-        at = f"model.{name}."
-        layer = at + "layers.{}."
-        block = {
-            "attention": attention(layer + "self_attn"),
-            "attention_norm": declare_norm(D, layer + "self_attn_layer_norm"),
-            "up": declare_linear(D, F, layer + "fc1", init, ("embed", "mlp")),
-            "down": declare_linear(F, D, layer + "fc2", init, ("mlp", "embed")),
-            "output_norm": declare_norm(D, layer + "final_layer_norm"),
+    def side(name: str) -> Tree:
+        return {
+            "layers": declare_layers(config, name, key_bias=False),
+            "final_norm": declare_norm(D, f"model.{name}.layer_norm"),
         }
-        if name == "decoder":
-            block["cross"] = attention(layer + "encoder_attn")
-            block["cross_norm"] = declare_norm(D, layer + "encoder_attn_layer_norm")
-        return {"layers": stacked(depth, block), "final_norm": declare_norm(D, at + "layer_norm")}
 
     table, name = ("positions", "table"), "embed_positions.weight"
-    encoder = side("encoder", config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)
-    encoder |= {
+    encoder = side("encoder") | {
         "conv1": declare_conv(config.num_mel_bins, D, (3,), "model.encoder.conv1", init),
         "conv2": declare_conv(D, D, (3,), "model.encoder.conv2", init),
         "position": Param((P, D), table, fixed, f"model.encoder.{name}", decay=False),
     }
     if head == "audio-classification":
         return {"encoder": encoder, **declare_head(config, head)}
-    decoder = side(
-        "decoder", config.num_decoder_layers, config.decoder_attention_heads, config.decoder_intermediate_size
-    )
+    decoder = side("decoder")
     decoder["position"] = Param((config.max_position_embeddings, D), table, init, f"model.decoder.{name}")
     words = Param((config.vocab_size, D), ("vocab", "table"), init, "model.decoder.embed_tokens.weight")
     tree: Tree = {"embeddings": {"word": words}, "encoder": encoder, "decoder": decoder}
@@ -264,12 +244,6 @@ def classify(
     fields = classify_sound(params, trunk, None, config, rng_head)
     return Output(**fields, hidden_states=trunk.hidden_states if output_hidden_states else None,
                   attentions=trunk.attentions)  # fmt: skip
-
-
-def cache_for(config: WhisperConfig, batch: int, slots: int, dtype: Any) -> Cache:
-    """An empty cache of the decoder."""
-    H = config.decoder_attention_heads
-    return empty_cache(config.num_decoder_layers, batch, H, slots, config.hidden_size // H, dtype)
 
 
 HEADS = {

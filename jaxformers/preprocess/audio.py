@@ -7,8 +7,6 @@ Waves are float32 arrays [samples], between -1 and 1 where they come from a file
 import io
 import math
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from jaxformers.errors import InputError
+from jaxformers.preprocess.download import download
 
 MOST_BYTES = 1 << 30  # of a download
-SECONDS = 30.0  # that a server may be silent
 _ARRAYS, _RATES = ("array", "raw"), ("sampling_rate",)
 
 
@@ -78,23 +76,11 @@ def _fetched(source: Any, called: str) -> Any:
         return bytes(source)
     text = os.fspath(source)
     if text.startswith(("http://", "https://")):
-        return _download(text, called)
+        return download(text, called, MOST_BYTES)
     path = Path(os.path.expanduser(text))
     if not os.path.isfile(path):
         raise InputError(f"{called}: there is no file {text[:200]!r}")
     return path
-
-
-def _download(address: str, called: str) -> bytes:
-    request = urllib.request.Request(address, headers={"User-Agent": "jaxformers"})
-    try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-            content: bytes = answer.read(MOST_BYTES + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise InputError(f"{called}: {address[:200]} cannot be read: {error}") from error
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{called}: {address[:200]} holds more than {MOST_BYTES} bytes")
-    return content
 
 
 def decode(source: bytes | Path, called: str = "the audio") -> tuple[np.ndarray, int]:

@@ -9,8 +9,6 @@ import base64
 import binascii
 import io
 import os
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxformers.errors import InputError
+from jaxformers.preprocess.download import download
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +70,7 @@ def open_image(source: Any, where: str = "the image", *, timeout: float | None =
         raise InputError(f"{where} must be a path, a URL, bytes or a PIL image, found {type(source).__name__}")
     text = os.fspath(source)
     if text.startswith(("http://", "https://")):
-        return _decoded(io.BytesIO(_fetched(text, timeout)), f"{where} ({text})")
+        return _decoded(io.BytesIO(download(text, where, _MOST_BYTES, timeout)), f"{where} ({text})")
     if os.path.isfile(text):
         return _decoded(text, f"{where} ({text})")
     encoded = text.split(",", 1)[-1] if text.startswith("data:image/") else text
@@ -82,17 +81,6 @@ def open_image(source: Any, where: str = "the image", *, timeout: float | None =
             raise InputError(f"{where} is a data URL that holds no image") from None
     shown = text if len(text) <= 200 else f"{text[:200]}…"
     raise InputError(f"there is no file {shown!r} for {where}")
-
-
-def _fetched(url: str, timeout: float | None) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=30 if timeout is None else timeout) as answer:
-            data: bytes = answer.read(_MOST_BYTES + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise InputError(f"cannot fetch {url}: {getattr(error, 'reason', None) or error}") from None
-    if len(data) > _MOST_BYTES:
-        raise InputError(f"{url} sends more than {_MOST_BYTES >> 20} MiB, which no image here should have")
-    return data
 
 
 def _decoded(file: Any, where: str) -> Image:

@@ -67,7 +67,7 @@ def test_an_address(tmp_path):
         try:
             address = f"http://127.0.0.1:{server.server_port}"
             np.testing.assert_allclose(read_audio(f"{address}/tone.wav", 16000), TONE, atol=1e-4)
-            with pytest.raises(InputError, match=r"the audio: .*nothing\.wav cannot be read: .*404"):
+            with pytest.raises(InputError, match=r"the audio: cannot fetch .*nothing\.wav: .*404"):
                 read_audio(f"{address}/nothing.wav", 16000)
         finally:
             server.shutdown()
