@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxformers.checkpoints import load
 from jaxformers.checkpoints.files import locate, read_json
-from jaxformers.families import Model, family_for
+from jaxformers.families import Model, family_of
 from jaxformers.families.config import Config, merge_overrides
 from jaxformers.preprocess import (
     FeatureExtractor,
@@ -109,7 +109,7 @@ class AutoConfig:
     def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = None, **overrides: Any) -> Config:
         """The `Config` of a folder or hub id, without its weights; overrides have transformers' names."""
         raw = read_json(locate(source, revision=revision, weights=False) / "config.json")
-        family = family_for(raw.get("model_type"))
+        family = family_of(raw, f"{source}: config.json")
         return family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
 
 

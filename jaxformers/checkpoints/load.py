@@ -28,7 +28,7 @@ from jaxformers.checkpoints.readers import Weights, open_weights
 from jaxformers.core import params as core_params
 from jaxformers.core.params import Param, Tree, initialise_leaf, leaves, nested, shardings
 from jaxformers.errors import CheckpointError, ConfigError, InputError
-from jaxformers.families import MODULES, Family, Model, family_for
+from jaxformers.families import MODULES, Family, Model, family_for, family_of
 from jaxformers.families.config import Config, merge_overrides
 
 LOG = logging.getLogger("jaxformers")
@@ -146,7 +146,7 @@ def _described(
         if is_adapter(folder):
             adapter, folder = folder, locate(base_of(folder))
             raw = raw or read_json(folder / "config.json")
-        family = _family(raw, f"{source}: config.json")
+        family = family_of(raw, f"{source}: config.json")
         config = family.config_from_hf(merge_overrides(raw, overrides, family.config_keys), f"{source}: config.json")
     family.forward(head)
     return family, config, folder, adapter
@@ -320,22 +320,13 @@ def _at(tree: Tree, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def _family(raw: Mapping[str, Any], source: str) -> Family:
-    if "model_type" not in raw:
-        raise ConfigError(f"{source} has no model_type; supported: {', '.join(sorted(MODULES))}")
-    try:
-        return family_for(raw["model_type"])
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
 def _from_config(source: Mapping[str, Any] | Config, overrides: Mapping[str, Any]) -> tuple[Family, Config]:
     if isinstance(source, Config):
         family = next(family for family in map(family_for, MODULES) if type(source) is family.config_class)
         if not overrides:
             return family, source
         source = family.config_to_hf(source, family.architectures[None])
-    family = _family(source, "config")
+    family = family_of(source, "config")
     return family, family.config_from_hf(merge_overrides(source, overrides, family.config_keys), "config")
 
 

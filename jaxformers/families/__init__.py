@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxformers.errors import ConfigError, InputError
+from jaxformers.families import timm
 from jaxformers.families.model import Family, Model
 
 # model_type in config.json -> module here. String literals only: nothing read from a file chooses what is imported.
@@ -52,6 +53,7 @@ MODULES = {
     "t5": "jaxformers.families.t5",
     "tapas": "jaxformers.families.tapas",
     "transfo-xl": "jaxformers.families.transfo_xl",
+    "vgg": "jaxformers.families.vgg",
     "vit": "jaxformers.families.vit",
     "vit_mae": "jaxformers.families.vit_mae",
     "wav2vec2": "jaxformers.families.wav2vec2",
@@ -61,7 +63,7 @@ MODULES = {
     "xlnet": "jaxformers.families.xlnet",
 }
 
-__all__ = ["MODULES", "Family", "Model", "family_for", "head_of"]
+__all__ = ["MODULES", "Family", "Model", "family_for", "family_of", "head_of"]
 
 
 def family_for(model_type: object) -> Family:
@@ -81,6 +83,28 @@ def family_for(model_type: object) -> Family:
     return family
 
 
+def family_of(raw: Mapping[str, Any], source: str) -> Family:
+    """The family of a config.json: of its `model_type`, or of timm's `architecture`.
+
+    Args:
+      raw: the config.json.
+      source: where it is, for the message.
+
+    Raises:
+      ConfigError: it names neither, or one that is not here.
+
+    >>> family_of({"architecture": "vgg16", "num_classes": 10}, "here").name
+    'vgg'
+    """
+    model_type = timm.model_type_of(raw)
+    if model_type is None:
+        raise ConfigError(f"{source} has no model_type; supported: {', '.join(sorted(MODULES))}")
+    try:
+        return family_for(model_type)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
 def head_of(raw: Mapping[str, Any], source: str) -> str | None:
     """The head that a config.json's `architectures` names.
 
@@ -94,8 +118,10 @@ def head_of(raw: Mapping[str, Any], source: str) -> str | None:
     >>> head_of({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "here")
     'masked-lm'
     """
-    heads = {architecture: head for head, architecture in family_for(raw.get("model_type")).architectures.items()}
+    heads = {architecture: head for head, architecture in family_of(raw, source).architectures.items()}
     named = raw.get("architectures")
+    if "architecture" in raw and named is None:  # timm's files are of classifiers
+        return "image-classification"
     if not isinstance(named, list) or not named or named[0] not in heads:
         raise InputError(
             f"{source}: config.json has architectures {named!r}, which tell no head: name the task or the head"

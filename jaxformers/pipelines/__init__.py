@@ -22,7 +22,7 @@ from jaxformers.checkpoints.files import locate, read_json
 from jaxformers.core.compilation import enable_cache
 from jaxformers.core.params import shardings
 from jaxformers.errors import InputError
-from jaxformers.families import Family, Model, family_for, head_of
+from jaxformers.families import Family, Model, family_of, head_of
 from jaxformers.pipelines import (
     answers,
     audio,
@@ -243,8 +243,8 @@ def pipeline(
         folder = locate(model, revision=revision)
         if task is None:
             raw = read_json(folder / "config.json")
-            task = _task_of(head_of(raw, str(folder)), family_for(raw["model_type"]), os.fspath(model))
-        head = TASKS[task].head_in(family_for(read_json(folder / "config.json").get("model_type")))
+            task = _task_of(head_of(raw, str(folder)), family_of(raw, str(folder)), os.fspath(model))
+        head = TASKS[task].head_in(family_of(read_json(folder / "config.json"), str(folder)))
         loaded = load(folder, head=head, dtype=dtype, mesh=mesh)
         parts = Parts(loaded, folder, mesh, **_prepared(TASKS[task].takes, preparers, folder))
     build = TASKS[task].build

@@ -137,4 +137,7 @@ BEIT = Row(
         ),
     },
 )
+VGG = Row(  # transformers has none: parity is with a module of PyTorch's own, in test_vgg
+    family="vgg", config=pixels.VGG, whole="image-classification", brief=True, variants={}
+)
 ROWS = (VIT, DEIT, DINOV2, VIT_MAE, CONVNEXT, CLIP, RESNET, SWIN, SEGFORMER, EFFICIENTNET, BEIT)

@@ -497,7 +497,7 @@ THEIRS = (
     *sight.ROWS,
     *hearing.ROWS,
 )
-ROWS = (*THEIRS, TRANSFO_XL)
+ROWS = (*THEIRS, TRANSFO_XL, sight.VGG)
 HEADS = [(row, head) for row in ROWS for head in row.heads]
 PLAIN_HEADS = [(row, head) for row in ROWS for head in row.plain_heads]
 # What is dear to check: every head of BERT, and of each other lineage the head with the most parts.

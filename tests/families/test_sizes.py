@@ -13,7 +13,7 @@ from jaxformers.checkpoints.mapping import expected
 from jaxformers.core.params import STATS, abstract, count, decay_mask, leaves, shardings, tree_map
 from jaxformers.core.transformer import Execution
 from jaxformers.errors import InputError
-from jaxformers.families import family_for
+from jaxformers.families import family_for, family_of
 from jaxformers.parallel import MeshConfig, make_mesh
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
@@ -176,12 +176,16 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
     "mit-b0": ({"model_type": "segformer"}, 3_319_392),
     "nllb-200-distilled-600M": ({"model_type": "m2m_100", "vocab_size": 256206}, 615_073_792),
 }
-GONE = {"transfo-xl-wt103": ({"model_type": "transfo-xl"}, 283_885_936)}  # counted by an older transformers
+GONE = {  # counted by an older transformers, and by torchvision
+    "transfo-xl-wt103": ({"model_type": "transfo-xl"}, 283_885_936),
+    "vgg16": ({"model_type": "vgg"}, 138_357_544 - 4_097_000),
+    "timm/vgg11_bn": ({"architecture": "vgg11_bn"}, 132_868_840 - 4_097_000),
+}
 TRACED = ("bert-large-uncased", "albert-xxlarge-v2", "ModernBERT-base", "deberta-v2-xlarge")  # one a lineage
 
 
 def declared(raw, head=None):
-    family = family_for(raw["model_type"])
+    family = family_of(raw, "config.json")
     config = family.config_from_hf(raw, "config.json")
     return family, config, family.declare(config, head)
 

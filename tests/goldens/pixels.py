@@ -85,6 +85,13 @@ EFFICIENTNET = {
     "depthwise_padding": [],
     "hidden_act": "swish",
 }
+VGG = {
+    "model_type": "vgg",
+    "hidden_sizes": [8, 16],
+    "depths": [1, 2],
+    "pool_size": 3,  # of a map of 4 × 4: windows that overlap
+    "classifier_size": 24,
+}
 BEIT = {
     "model_type": "beit",
     **TINY,
@@ -155,7 +162,7 @@ MISNAMED = (
     "decoder.decoder_encoder.layer.",
     "decoder.decoder_layers.",
 )  # as transformers 5 saves them; as they are published
-FAMILIES = {config["model_type"] for _, _, config in CASES.values()}
+FAMILIES = {config["model_type"] for _, _, config in CASES.values()} | {"vgg"}  # whose goldens `make_vgg` makes
 
 
 def sample(
