@@ -44,6 +44,7 @@ def load(
     seed: int = 0,
     revision: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    ignore_mismatched_sizes: bool = False,
     **overrides: Any,
 ) -> Model:
     """Loads a checkpoint, or builds a model from a config alone.
@@ -58,6 +59,8 @@ def load(
       seed: for what is drawn anew: everything with a bare config, else a head the file does not hold.
       revision: branch, tag or commit of a hub id.
       adapter: a folder or hub id with a LoRA adapter in PEFT's files, to be put on the model (`checkpoints.lora`).
+      ignore_mismatched_sizes: draw what lies outside the trunk anew where the file has it in another shape: a classifier of
+        other classes.
       **overrides: config values under transformers' names (`num_labels=3`).
 
     Returns:
@@ -84,7 +87,7 @@ def load(
         return model if adapter is None else with_adapter(model, adapter)
     with open_weights(folder) as weights:
         keep = functools.partial(in_8_bits, family) if in_bits else lambda path, param, leaf: {path: leaf}
-        params, report = read_params(family, config, head, weights, dtype, mesh, seed, keep)
+        params, report = read_params(family, config, head, weights, dtype, mesh, seed, keep, ignore_mismatched_sizes)
     generation = folder / "generation_config.json"
     family = quantised_family(family) if in_bits else family
     model = Model(family, head, config, params, read_json(generation) if generation.is_file() else {})
@@ -196,8 +199,11 @@ def read_params(
     mesh: Mesh | None,
     seed: int,
     keep: Callable[[tuple[str, ...], Param, jax.Array], dict[tuple[str, ...], jax.Array]],
+    ignore_mismatched: bool = False,
 ) -> tuple[Tree, Report]:
     """Reads the parameters of `family` with `head` out of `weights`; `keep` says as what each is kept.
+
+    With `ignore_mismatched` what lies outside the trunk in another shape counts as not there.
 
     Raises:
       CheckpointError: listing all misfits.
@@ -211,6 +217,10 @@ def read_params(
         there |= {name: there[words] for name, words in family.ties.items()
                   if name in wanted and name not in there and words in there}  # fmt: skip
 
+    if ignore_mismatched:
+        for name, (path, shape) in wanted.items():
+            if name in there and there[name][1] != shape and path[0] not in family.trunk:
+                dropped.append(there.pop(name)[0])
     missing = {name for name in wanted if name not in there}
     new = {name for name in missing if wanted[name][0][0] not in family.trunk}
     problems = [f"missing {name} {wanted[name][1]}" for name in wanted if name in missing - new]

@@ -182,9 +182,13 @@ def test_everything_that_does_not_fit_is_in_one_error(tmp_path):
     ]
 
 
-def test_a_head_of_another_size_needs_to_be_asked_for(tmp_path):
+def test_a_head_of_another_size_needs_to_be_asked_for(tmp_path, caplog):
     folder = write(tmp_path, stored("sequence-classification"))
     assert "classifier.bias: file (3,), model (2,)" in refused(folder, "sequence-classification")
+    with caplog.at_level("WARNING"):
+        other = jf.load(folder, "sequence-classification", num_labels=5, ignore_mismatched_sizes=True)
+    assert other.params["classifier"]["kernel"].shape[-1] == 5
+    assert "newly initialised: classifier" in caplog.text
 
 
 def test_a_part_of_a_trunk_is_no_trunk(tmp_path):
