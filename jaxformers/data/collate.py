@@ -25,7 +25,7 @@ PAD_VALUES: dict[str, float] = {
     "position_ids": 0,
     "special_tokens_mask": 1,
     "p_mask": 1,  # no answer begins or ends in padding
-    "labels": IGNORE,  # only labels that are sequences; the losses leave -100 out
+    "labels": IGNORE,  # only labels that are sequences, not those that are maps of pixels; the losses leave -100 out
     "decoder_input_ids": 0,
     "decoder_attention_mask": 0,
 }
@@ -57,7 +57,7 @@ def read_forms(examples: RowSource, pad_values: Mapping[str, float], name: str) 
         if key in ("example_weight", "example_index"):
             raise DataError(f"{name} has a column {key!r}, a name that batches use for their own")
         scalar = cell.ndim == 0 if isinstance(cell, np.ndarray) else not isinstance(cell, (list, tuple))
-        padded = key in pad_values and not scalar
+        padded = key in pad_values and not scalar and not (key == "labels" and getattr(cell, "ndim", 0) > 1)
         values = _flat(cell)
         if scalar and isinstance(examples, Table) and isinstance(examples[key], (list, np.ndarray)):
             values = np.asarray(examples[key])  # the whole column: a rating may be 5 here and 3.8 in the next row
@@ -89,8 +89,9 @@ def read_lengths(examples: RowSource, forms: Mapping[str, Form]) -> dict[str, np
     """
     padded = [form for form in forms.values() if form.shape is None]
     lengths = {form.key: np.zeros(len(examples), np.int64) for form in padded}
+    read = getattr(examples, "outline", examples.__getitem__)  # where rows have more, which would have to be decoded
     for index in range(len(examples) if padded else 0):
-        row = examples[index]
+        row = read(index)
         for form in padded:
             try:
                 cell = row[form.key]

@@ -21,13 +21,15 @@ from jaxformers.errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _IDX = re.compile(r"(train|t10k|test|validation)-(images|labels)[.-]idx[13]-ubyte(\.gz)?")
 _SPLITS = {"t10k": "test"}
+_MAPS = ("annotations", "masks", "labels")  # folders of segmentation maps, beside one of images
 
 
 def open_images(folder: Path, split_names: Mapping[str, str]) -> dict[str, Callable[[], Table]]:
     """The splits of a folder of images; none where it holds no images.
 
     A folder may hold idx files under MNIST's names; folders of splits (train, validation, test) of one of these: folders of
-    classes, which are called after them, or images without classes.
+    classes, which are called after them, or images without classes; or the folders `images` and `annotations` (or `masks`, or
+    `labels`), of images and the segmentation maps of the same names, with splits inside of both, or both inside of splits.
 
     Args:
       folder: that folder.
@@ -35,16 +37,22 @@ def open_images(folder: Path, split_names: Mapping[str, str]) -> dict[str, Calla
 
     Returns:
       Split name -> function that reads it: a column `image`, of paths or (of idx files) uint8 [rows, height, width], and, where
-      there are classes, `label`, their names (of idx files: numbers).
+      there are classes, `label`, their names (of idx files: numbers), or, where there are maps, `annotation`, their paths.
 
     Raises:
-      DataError: a folder of a class is empty, or an idx file has no fellow.
+      DataError: a folder of a class is empty, or an idx file or an image with maps has no fellow.
     """
     found = _idx_files(folder)
     if found:
         return found
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     splits = {split_names[path.name]: path for path in inside if path.name in split_names}
+    mapped = {name: pair for name, path in splits.items() if (pair := _with_maps(path))}
+    if not splits and (pair := _with_maps(folder)):
+        parts = {split_names[path.name]: path.name for path in sorted(pair[0].iterdir()) if path.name in split_names}
+        mapped = {name: (pair[0] / part, pair[1] / part) for name, part in parts.items()} or {"train": pair}
+    if mapped:
+        return {name: partial(_read_maps, *pair, f"{folder.resolve().name}/{name}") for name, pair in mapped.items()}
     if not splits and any(map(_holds_images, (folder, *inside))):
         splits = {"train": folder}
     if not any(_holds_images(path) for part in splits.values() for path in (part, *part.iterdir()) if path.is_dir()):
@@ -59,6 +67,25 @@ def _images_of(folder: Path) -> list[Path]:
 
 def _holds_images(folder: Path) -> bool:
     return any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir())
+
+
+def _with_maps(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of their segmentation maps in a folder that has both."""
+    maps = next((folder / name for name in _MAPS if (folder / name).is_dir()), None)
+    return (folder / "images", maps) if maps is not None and (folder / "images").is_dir() else None
+
+
+def _read_maps(images: Path, maps: Path, name: str) -> Table:
+    """Images and the segmentation maps of the same names."""
+    found = {path.relative_to(maps).with_suffix(""): path for path in _images_of(maps)}
+    paths = _images_of(images)
+    for path in paths:
+        if path.relative_to(images).with_suffix("") not in found:
+            raise DataError(f"{path} of {name} has no segmentation map of its name in {maps}")
+    if not paths:
+        raise DataError(f"{images} of {name} holds no image ({', '.join(SUFFIXES)})")
+    columns = {"image": paths, "annotation": [found[path.relative_to(images).with_suffix("")] for path in paths]}
+    return Table({key: [str(path) for path in column] for key, column in columns.items()}, name)
 
 
 def _read_folder(folder: Path, name: str) -> Table:

@@ -28,18 +28,21 @@ class ImageRows:
       processor: what makes numbers of an image.
       augment: what is done to images in training; None reads every image the same way each time.
       image: the name of that column.
+      annotation: the name of a column of segmentation maps, which become `labels` int32 [Y, X]; None means there is none.
     """
 
     table: Table
     processor: ImageProcessor
     augment: Augment | None = None
     image: str = "image"
+    annotation: str | None = None
 
     def __post_init__(self) -> None:
-        if self.image not in self.table.column_names:
-            raise DataError(
-                f"{self.table.name} has no column {self.image!r}, only {', '.join(self.table.column_names)}"
-            )
+        for column in (self.image, self.annotation):
+            if column is not None and column not in self.table.column_names:
+                raise DataError(
+                    f"{self.table.name} has no column {column!r}, only {', '.join(self.table.column_names)}"
+                )
         if self.processor.output_size is None:
             raise InputError(f"the images of a batch have one size, which {self.processor} does not give them")
 
@@ -58,14 +61,25 @@ class ImageRows:
         """The row as training sees it this time."""
         return self._example(index, generator)
 
+    def outline(self, index: int) -> Example:
+        """The row without what must be decoded: enough to know the lengths of its sequences."""
+        row = self.table[index]
+        return {key: value for key, value in row.items() if key not in (self.image, self.annotation)}
+
     def _example(self, index: int, generator: np.random.Generator | None) -> Example:
         row = self.table[index]
-        image = row.pop(self.image)
+        image, augment = row.pop(self.image), None if generator is None else self.augment
         try:
-            if self.augment is None or generator is None:
+            if self.annotation is not None:
+                classes = row.pop(self.annotation)
+                if augment is None or generator is None:
+                    pixels, row["labels"] = self.processor.pixels(image), self.processor.labels(classes)
+                else:
+                    pixels, row["labels"] = augment.both(image, classes, self.processor, generator)
+            elif augment is None or generator is None:
                 pixels = self.processor.pixels(image)
             else:
-                pixels = self.augment(image, self.processor, generator)
+                pixels = augment(image, self.processor, generator)
         except InputError as error:
             raise DataError(f"row {index} of {self.name}: {error}") from None
         return {"pixel_values": pixels, **row}

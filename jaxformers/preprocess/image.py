@@ -239,6 +239,10 @@ class ImageProcessor:
 
     def labels(self, segmentation_map: Any, where: str = "the segmentation map") -> np.ndarray:
         """A map of class numbers to int32 [H, W], resized like its image by the nearest pixel: classes do not blend."""
+        return np.asarray(self.shaped(self.read_map(segmentation_map, where), NEAREST)).astype(np.int32)
+
+    def read_map(self, segmentation_map: Any, where: str = "the segmentation map") -> Image:
+        """A map of class numbers as a PIL image of its own size, counted as `do_reduce_labels` says, 255 for no class."""
         loaded = segmentation_map if hasattr(segmentation_map, "__array__") else open_image(segmentation_map, where)
         values = np.asarray(loaded)
         if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
@@ -251,7 +255,7 @@ class ImageProcessor:
         if self.do_reduce_labels:
             values = values - np.uint8(1)  # 0, which is no class, comes to 255
             values[values == IGNORED_LABEL - 1] = IGNORED_LABEL
-        return np.asarray(self.shaped(array_image(values, where)[0], NEAREST)).astype(np.int32)
+        return array_image(values, where)[0]
 
     def _batched(self, arrays: list[np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
         if not self.do_pad:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxformers.errors import InputError
-from jaxformers.preprocess.image import ImageProcessor
+from jaxformers.preprocess.image import IGNORED_LABEL, ImageProcessor
+from jaxformers.preprocess.image_config import NEAREST
 from jaxformers.preprocess.image_reading import pillow
 
 if TYPE_CHECKING:
@@ -85,19 +86,64 @@ class Augment:
           float32 [H, W, C].
         """
         drawn, unit = processor.read(image)
-        size = processor.output_size
-        if self.crop is not None and size is not None:
-            box = random_box(drawn.height, drawn.width, self.crop, self.ratio, generator)
-            drawn = drawn.resize(size[::-1], processor.resample, box=box)
-        else:
-            drawn = processor.shaped(drawn)
-        if self.shift:
-            down, right = generator.integers(-self.shift, self.shift + 1, 2).tolist()
-            drawn = drawn.crop((right, down, right + drawn.width, down + drawn.height))  # black comes in
-        if generator.random() < self.flip:
-            drawn = drawn.transpose(pillow().Transpose.FLIP_LEFT_RIGHT)
+        drawn = self._moves(drawn, processor, generator)(drawn, processor.resample)
         for _ in range(self.rand_augment):
             drawn = rand_augment(drawn, self.magnitude, generator)
+        return self._numbers(drawn, unit, processor, generator)
+
+    def both(
+        self, image: Any, segmentation_map: Any, processor: ImageProcessor, generator: Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One image and its map of class numbers, which is cut, moved and mirrored as the image is.
+
+        Args:
+          image: whatever is an image.
+          segmentation_map: of the image's size, as `ImageProcessor.labels` takes it.
+          processor: says the size, the filter, the normalisation and how classes are counted.
+          generator: what is drawn from.
+
+        Returns:
+          float32 [H, W, C] and int32 [H, W], 255 for no class and what is moved in from outside.
+
+        Raises:
+          InputError: the map has another size; or the recipe has RandAugment, which would move the image alone.
+        """
+        if self.rand_augment:
+            raise InputError(
+                "rand_augment moves an image and not its segmentation map: use crop, shift, flip, colours, erase"
+            )
+        drawn, unit = processor.read(image)
+        classes = processor.read_map(segmentation_map)
+        if classes.size != drawn.size:
+            raise InputError(
+                f"the segmentation map is {classes.height} × {classes.width}, its image {drawn.height} × {drawn.width}"
+            )
+        move = self._moves(drawn, processor, generator)
+        turned = classes.point(
+            lambda value: IGNORED_LABEL - value
+        )  # what comes in from outside is 0, which is no class
+        labels = IGNORED_LABEL - np.asarray(move(turned, NEAREST)).astype(np.int32)
+        return self._numbers(move(drawn, processor.resample), unit, processor, generator), labels
+
+    def _moves(self, image: Image, processor: ImageProcessor, generator: Generator) -> Callable[[Image, int], Image]:
+        """Draws where the image's pixels go: a function of an image of its size, and a filter."""
+        size, box, down, right = processor.output_size, None, 0, 0
+        if self.crop is not None and size is not None:
+            box = random_box(image.height, image.width, self.crop, self.ratio, generator)
+        if self.shift:
+            down, right = generator.integers(-self.shift, self.shift + 1, 2).tolist()
+        mirrored = generator.random() < self.flip
+
+        def move(image: Image, resample: int) -> Image:
+            image = image.resize(size[::-1], resample, box=box) if size and box else processor.shaped(image, resample)
+            if down or right:
+                image = image.crop((right, down, right + image.width, down + image.height))  # black comes in
+            return image.transpose(pillow().Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+
+        return move
+
+    def _numbers(self, drawn: Image, unit: bool, processor: ImageProcessor, generator: Generator) -> np.ndarray:
+        """What is done to an image where it lies, and its numbers."""
         drawn = self._colours(drawn, generator)
         values = processor.numbers(np.asarray(drawn), unit)
         if self.erase and generator.random() < self.erase:

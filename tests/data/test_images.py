@@ -120,3 +120,37 @@ def test_rows_of_training_are_changed_and_mixed(classes):
     assert batches[0]["labels"].tolist() == [0, 0, 0, 1, 1]
     with pytest.raises(InputError, match="probability must be from 0 to 1"):
         MixedRows(rows, probability=2)
+
+
+def test_images_and_their_segmentation_maps(tmp_path):
+    from PIL import Image
+
+    for split, part in (("train", "training"), ("val", "val")):
+        for place in (tmp_path / "inside" / split / "images", tmp_path / "around" / "images" / split):
+            write_images(place, 2, shade=len(part))
+        for place in (tmp_path / "inside" / split / "masks", tmp_path / "around" / "annotations" / split):
+            place.mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (12, 10), number).save(place / f"{number}.png")
+    for folder in ("inside", "around"):
+        splits = load_dataset(tmp_path / folder)
+        assert {name: len(table) for name, table in splits.items()} == {"train": 2, "validation": 2}
+    alone = load_dataset(tmp_path / "inside" / "train")["train"]
+    assert alone.column_names == ("image", "annotation")
+    rows = ImageRows(alone, PROCESSOR, Augment(), annotation="annotation")
+    batch = Batches(rows, batch_size=2, shuffle=True)[0]
+    assert (batch["labels"].shape, batch["labels"].dtype, "attention_mask" in batch) == ((2, 8, 8), np.int32, False)
+    assert rows[1]["labels"].tolist() == np.ones((8, 8)).tolist()
+    (tmp_path / "inside" / "train" / "masks" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png of train/train has no segmentation map of its name"):
+        load_dataset(tmp_path / "inside" / "train")
+
+
+def test_lengths_are_known_without_a_look_at_the_images():
+    table = Table({"image": ["nowhere.png"] * 2, "input_ids": [[5, 6, 7], [8]]})
+    rows = ImageRows(table, PROCESSOR)
+    assert rows.outline(1) == {"input_ids": [8]}
+    read = type(
+        "Read", (ImageRows,), {"__getitem__": lambda self, n: {"pixel_values": np.zeros((8, 8, 3)), **self.outline(n)}}
+    )
+    assert Batches(read(table, PROCESSOR), batch_size=1).lengths.tolist() == [3, 1]

@@ -92,3 +92,20 @@ def test_erasing_leaves_the_rest():
 def test_what_makes_no_sense_is_refused(options, said):
     with pytest.raises(InputError, match=said):
         Augment(**options)
+
+
+def test_a_segmentation_map_goes_where_its_image_goes():
+    classes = np.random.default_rng(0).integers(0, 8, (30, 40)).astype(np.uint8)
+    image = np.repeat(30 * (classes + 1)[..., None], 3, -1)
+    processor = PLAIN.replace(resample=0)
+    for seed in range(4):
+        augment = Augment(crop=(0.2, 0.8), shift=3, erase=0)
+        pixels, labels = augment.both(image, classes, processor, np.random.default_rng(seed))
+        outside = pixels[..., 0] == 0
+        assert (labels[outside] == 255).all()
+        np.testing.assert_array_equal(30 * (labels[~outside] + 1), pixels[..., 0][~outside])
+        np.testing.assert_array_equal(pixels, changed(augment, seed, image, processor))
+    with pytest.raises(InputError, match="the segmentation map is 30 × 39, its image 30 × 40"):
+        augment.both(image, classes[:, 1:], processor, np.random.default_rng(0))
+    with pytest.raises(InputError, match="rand_augment moves an image and not its segmentation map"):
+        Augment(rand_augment=1).both(image, classes, processor, np.random.default_rng(0))

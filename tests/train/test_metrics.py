@@ -175,3 +175,24 @@ def test_bleu_by_hand():
     assert m.bleu(["a b c d e f."], ["a b c d x f."]) == pytest.approx(100 * hits**0.25)
     with pytest.raises(InputError, match="found 0 and 0"):
         m.bleu([], [])
+
+
+def test_mean_iou_by_hand():
+    predicted = [np.array([[0, 0, 1], [1, 2, 2]]), np.array([[0, 0]])]
+    labels = [np.array([[0, 1, 1], [1, 2, 255]]), np.array([[0, 1]])]
+    scores = m.mean_iou(predicted, labels, num_labels=4)
+    # class 0: 2 of both, 4 of either; 1: 2 and 4; 2: 1 and 1; 3 is nowhere
+    assert scores["per_category_iou"][:3] == [0.5, 0.5, 1.0]
+    assert scores["per_category_accuracy"][:3] == [1.0, 0.5, 1.0]
+    assert math.isnan(scores["per_category_iou"][3])
+    assert scores["mean_iou"] == pytest.approx(2 / 3)
+    assert scores["mean_accuracy"] == pytest.approx(2.5 / 3)
+    assert scores["overall_accuracy"] == pytest.approx(5 / 7)
+    reduced = [np.where(each == 255, 0, each + 1) for each in labels]
+    np.testing.assert_equal(m.mean_iou(predicted, reduced, 4, reduce_labels=True), scores)
+    with pytest.raises(InputError, match="a label must be from 0 to 1, found 0 to 2"):
+        m.mean_iou(predicted, labels, num_labels=2)
+    with pytest.raises(InputError, match=r"compares predictions \[1, 2\] with labels \[2, 1\]"):
+        m.mean_iou([[[0, 0]]], [[[0], [0]]], num_labels=2)
+    with pytest.raises(InputError, match="at least one place"):
+        m.mean_iou([[0]], [[255]], num_labels=2)

@@ -8,8 +8,9 @@ from jaxformers.train.metrics.answers import exact_match, normalise_answer, squa
 from jaxformers.train.metrics.classification import accuracy, f1, matthews_correlation, precision, recall
 from jaxformers.train.metrics.entities import entities_of, entity_scores
 from jaxformers.train.metrics.regression import pearson, perplexity, spearman
+from jaxformers.train.metrics.segmentation import class_counts, mean_iou, segmentation_scores
 from jaxformers.train.metrics.texts import bleu, rouge
 
-__all__ = ["accuracy", "bleu", "entities_of", "entity_scores", "exact_match", "f1", "matthews_correlation",
-           "normalise_answer", "pearson", "perplexity", "precision", "recall", "rouge", "spearman", "squad_scores",
-           "squad_v2_scores", "word_f1"]  # fmt: skip
+__all__ = ["accuracy", "bleu", "class_counts", "entities_of", "entity_scores", "exact_match", "f1",
+           "matthews_correlation", "mean_iou", "normalise_answer", "pearson", "perplexity", "precision", "recall", "rouge",
+           "segmentation_scores", "spearman", "squad_scores", "squad_v2_scores", "word_f1"]  # fmt: skip
