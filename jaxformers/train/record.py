@@ -138,7 +138,7 @@ def multiplied(model: Model) -> int:
     return sum(
         math.prod(param.shape)
         for _, param in leaves(model.declare())
-        if param.axes[-1] != "table" or "lm_head" in param.name or "decoder.weight" in param.name
+        if param.axes[-1:] != ("table",) or "lm_head" in param.name or "decoder.weight" in param.name
     )
 
 

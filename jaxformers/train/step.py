@@ -21,7 +21,7 @@ from jaxformers.train import neftune
 from jaxformers.train.arguments import TrainingArguments
 from jaxformers.train.average import with_average
 from jaxformers.train.groups import Paths, Trainable, frozen, joined, only, parted
-from jaxformers.train.losses import Batch, LossFn, default_loss
+from jaxformers.train.losses import Batch, LossFn, contrast, default_loss
 from jaxformers.train.optim import global_norm, make_optimizer
 from jaxformers.train.precision import cast, compute_dtype, with_loss_scale
 from jaxformers.train.schedules import Schedule, make_schedule
@@ -176,6 +176,11 @@ def make_train_step(
             "the compiler sums gradients while it computes them, in the dtype of the computation"
         )
 
+    if by_hand and loss_fn is contrast:
+        raise InputError(
+            f"gradient_dtype={args.gradient_dtype} lets each device compute alone, and this loss compares the rows of all"
+        )
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         scale: Any = optax.tree.get(state.opt_state, "loss_scale") if args.fp16 else 1.0
@@ -250,7 +255,7 @@ def renewed(params: Tree, stats: Tree | None) -> Tree:
 LABELS = ("labels", "start_positions", "end_positions")
 HIDDEN = ("bool_masked_pos", "noise", "sampled_negative_indices")  # what an input hides of itself is what is right
 PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
-             "sop_logits")  # fmt: skip
+             "sop_logits", "text_embeds", "image_embeds")  # fmt: skip
 
 
 def has_labels(batch: Mapping[str, Any]) -> bool:

@@ -12,13 +12,14 @@ import pytest
 from jaxformers.checkpoints import load
 from jaxformers.checkpoints.load import outline
 from jaxformers.core import vocabulary
+from jaxformers.core.params import shardings
 from jaxformers.data import Batches, Table
 from jaxformers.errors import InputError
 from jaxformers.parallel.collectives import collectives, volume
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.train import TrainingArguments, make_eval_step, make_schedule, make_train_step
 from jaxformers.train.losses import default_loss
-from jaxformers.train.step import inputs_of
+from jaxformers.train.step import inputs_of, put_batch
 from tests.families.table import T5
 from tests.train.conftest import TINY, make_examples
 
@@ -153,6 +154,33 @@ def test_an_evaluation_goes_through_the_words_on_each_device_alone():
     names = [equation.primitive.name for equation in program.eqns]
     assert "while" not in names
     assert "shard_map" in str(program)
+
+
+def test_a_contrastive_loss_compares_the_rows_of_all_devices():
+    tower = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    clip = load(
+        {"model_type": "clip", "projection_dim": 8, "text_config": {**tower, "vocab_size": 12, "eos_token_id": 3},
+         "vision_config": {**tower, "image_size": 4, "patch_size": 4}},
+        "zero-shot-image-classification",
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    batch = {
+        "input_ids": np.pad(generator.integers(4, 12, (8, 2)), ((0, 0), (0, 1)), constant_values=3).astype(np.int32),
+        "pixel_values": generator.normal(size=(8, 4, 4, 3)).astype(np.float32),
+        "labels": np.arange(8, dtype=np.int32),
+        "example_weight": np.array([1] * 7 + [0], np.float32),
+    }
+    output = clip.apply(clip.params, input_ids=batch["input_ids"], pixel_values=batch["pixel_values"])
+    logits_BB = np.asarray(output.logits_per_image)[:7, :7]
+    by_hand = [np.log(np.exp(x).sum(1)) - np.diag(x) for x in (logits_BB, logits_BB.T)]
+    for count in (1, 8):
+        mesh = make_mesh(MeshConfig(), jax.devices()[:count])
+        told = make_eval_step(clip, TrainingArguments(), mesh=mesh)(
+            jax.device_put(clip.params, shardings(clip.declare(), mesh)), put_batch(batch, mesh)
+        )
+        np.testing.assert_allclose(told["loss_sum"] / told["loss_count"], np.mean(by_hand), rtol=1e-5)
+    with pytest.raises(InputError, match="this loss compares the rows of all"):
+        make_train_step(clip, TrainingArguments(max_steps=1, gradient_dtype="float32"), mesh=mesh)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
