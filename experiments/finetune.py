@@ -64,6 +64,8 @@ class Config(TrainingArguments):
     """Only the first so many examples to predict."""
     validation_split_percentage: int = 10
     """How much of the training data is held out where the data has no validation split."""
+    ignore_mismatched_sizes: bool = False
+    """A head of another size than the data asks for begins anew; else it is refused."""
     lora_rank: int = 0
     """Train low-rank adapters (LoRA) of this rank and the head, in place of all parameters; what is saved is the adapter."""
     lora_alpha: float = 16
@@ -94,6 +96,7 @@ class Prepared:
       trainable: a regular expression found in the paths of what learns; all by default.
       generation: what the model generates by, beside what its files say.
       export: writes the final model, where that is not `save`.
+      facts: what was found out before the training, to stand among the results.
     """
 
     examples: Mapping[str, RowSource]
@@ -105,6 +108,7 @@ class Prepared:
     trainable: str | None = None
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     export: Callable[[Model, Any, Any], Any] = save
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # The small BERT of a first run without network, and how it is trained.
@@ -201,7 +205,10 @@ def run(config: Any, recipe: Recipe, callbacks: Sequence[Callback] = ()) -> dict
         origin = {**start.sizes(config), **start.found(preparer)} if start else started_from
         family, numbers = describe(origin, recipe.head, **prepared.overrides)
         mesh = suited_mesh(family.declare(numbers, recipe.head), config.mesh)
-        model = load(origin, recipe.head, mesh=mesh, seed=config.seed, **prepared.overrides)
+        anew = config.ignore_mismatched_sizes
+        model = load(
+            origin, recipe.head, mesh=mesh, seed=config.seed, ignore_mismatched_sizes=anew, **prepared.overrides
+        )
     if config.lora_rank:
         model = lora(
             model,
@@ -232,10 +239,10 @@ def run(config: Any, recipe: Recipe, callbacks: Sequence[Callback] = ()) -> dict
             compute_metrics=prepared.metrics,
             callbacks=[*callbacks, *[Curves()] * config.plot],
             export=prepared.export,
-            facts={"dataset": dataset, "model": started_from},
+            facts={"dataset": dataset, "model": started_from, **prepared.facts},
             **common,
         )
-        metrics = result.metrics
+        metrics = {**result.metrics, **prepared.facts}
     elif config.do_eval:
         metrics = evaluate(model, examples["validation"], config, compute_metrics=prepared.metrics, **common)
     if config.do_predict:

@@ -13,7 +13,6 @@ apart.
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from experiments import finetune
 from experiments.finetune import BUNDLED, Prepared, Recipe, Start, reading, rename
 from experiments.launch import launch
+from experiments.pictures import draw_confusion
 from jaxformers.data import Table, load_dataset
 from jaxformers.data.image_rows import ImageRows, MixedRows
 from jaxformers.errors import DataError, InputError
@@ -38,7 +38,7 @@ SMALL_IMAGES = 64  # pixels: images up to this size keep it, larger ones are bro
 LARGE = 96
 AUGMENTS = {
     "none": None,
-    "shifts": Augment(crop=None, shift=3, flip=0),
+    "shifts": Augment(crop=None, shift=2, flip=0),
     "crops": Augment(),
     "strong": Augment(rand_augment=2, erase=0.25),
 }
@@ -49,14 +49,18 @@ class Config(finetune.Config):
     """Flags of the experiment, and every field of TrainingArguments."""
 
     augment: str = "crops"
-    """What is done to images in training: none; shifts (by up to 3 pixels, for digits and drawings, which must not be turned
+    """What is done to images in training: none; shifts (by up to 2 pixels, for digits and drawings, which must not be turned
     round); crops (a part of the image, at times mirrored); strong (crops, RandAugment and erasing)."""
     mixup: float = 0.0
     """How strongly images are blended with others: the parameter of MixUp's Beta distribution, often 0.8."""
     cutmix: float = 0.0
     """Likewise of CutMix, which puts a rectangle of another image into each, often 1."""
+    architecture: str = "vit"
+    """What learns from nothing: vit; or convnext, which learns more from few images."""
     freeze: bool = False
     """Only the classifier learns, over the features of a trained model."""
+    ignore_mismatched_sizes: bool = True
+    """A classifier of other classes than the data's begins anew; else it is refused."""
     dataloader_num_workers: int = 2
     """Threads that decode images ahead of the training."""
     output_dir: str = "out/image_classification"
@@ -68,7 +72,14 @@ def small_vit(config: Any) -> dict[str, Any]:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64} if config.tiny else {
         "hidden_size": 96, "num_hidden_layers": 6, "intermediate_size": 192}  # fmt: skip
     return {"model_type": "vit", "num_attention_heads": 4, "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0, **sizes}  # fmt: skip
+            "attention_probs_dropout_prob": 0.0, "initializer_range": 0.1, **sizes}  # fmt: skip
+
+
+def small_convnext(config: Any) -> dict[str, Any]:
+    """The ConvNeXT that learns from nothing, but for what its images say."""
+    sizes = {"hidden_sizes": [16, 32], "depths": [1, 1]} if config.tiny else {
+        "hidden_sizes": [64, 128], "depths": [2, 2]}  # fmt: skip
+    return {"model_type": "convnext", "num_stages": 2, "initializer_range": 0.1, "layer_scale_init_value": 1.0, **sizes}
 
 
 def fitting_processor(images: list[Any]) -> ImageProcessor:
@@ -88,13 +99,22 @@ def sizes_of_images(processor: ImageProcessor) -> dict[str, Any]:
     return {"image_size": side, "patch_size": patch, "encoder_stride": patch, "num_channels": processor.channels}
 
 
+def sizes_of_patches(processor: ImageProcessor) -> dict[str, Any]:
+    """What the config of a ConvNeXT says of its images."""
+    found = sizes_of_images(processor)
+    return {key: found[key] for key in ("image_size", "patch_size", "num_channels")}
+
+
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "num_train_epochs": 20.0, "warmup_steps": 100, "weight_decay": 0.05,
                             "lr_scheduler_type": "cosine", "per_device_train_batch_size": 64, "augment": "shifts",
                             "per_device_eval_batch_size": 128, "logging_steps": 100}  # fmt: skip
 VIT = Start("small ViT", small_vit, fitting_processor, sizes_of_images, SETTINGS)
+CONVNEXT = Start("small ConvNeXT", small_convnext, fitting_processor, sizes_of_patches,
+                 SETTINGS | {"learning_rate": 3e-3, "per_device_train_batch_size": 32})  # fmt: skip
+STARTS = {"vit": VIT, "convnext": CONVNEXT}
 
 
-def drawn(count: int, seed: int) -> Table:
+def drawn(count: int, seed: int, shapes: tuple[str, ...] = SHAPES) -> Table:
     """Shapes of random colour, size and place on a noisy ground of another colour."""
     pillow()
     from PIL import Image, ImageDraw
@@ -102,31 +122,41 @@ def drawn(count: int, seed: int) -> Table:
     generator = np.random.default_rng(seed)
     images, labels = [], []
     for _ in range(count):
-        label = int(generator.integers(len(SHAPES)))
+        label = shapes[int(generator.integers(len(shapes)))]
         ground, colour = (
             tuple(generator.integers(low, low + 100, 3).tolist()) for low in generator.permutation([20, 130])
         )
         image = Image.new("RGB", (SIDE, SIDE), ground)
-        draw = ImageDraw.Draw(image)
         r = int(generator.integers(6, 10))
         x, y = generator.integers(r, SIDE - r, 2).tolist()
-        box = (x - r, y - r, x + r, y + r)
-        match SHAPES[label]:
-            case "circle":
-                draw.ellipse(box, fill=colour)
-            case "ring":
-                draw.ellipse(box, outline=colour, width=3)
-            case "square":
-                draw.rectangle(box, fill=colour)
-            case "triangle":
-                draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=colour)
-            case "cross":
-                draw.line([(x - r, y), (x + r, y)], fill=colour, width=4)
-                draw.line([(x, y - r), (x, y + r)], fill=colour, width=4)
-        noise = generator.normal(0, 12, (SIDE, SIDE, 3))
-        images.append(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
-        labels.append(SHAPES[label])
+        paint(ImageDraw.Draw(image), label, (x, y, r), colour)
+        images.append(noisy(image, generator))
+        labels.append(label)
     return Table({"image": images, "label": labels}, "drawn shapes")
+
+
+def paint(draw: Any, shape: str, place: tuple[int, int, int], colour: Any) -> None:
+    """One of `SHAPES` around x and y, as far as a radius."""
+    x, y, r = place
+    box = (x - r, y - r, x + r, y + r)
+    match shape:
+        case "circle":
+            draw.ellipse(box, fill=colour)
+        case "ring":
+            draw.ellipse(box, outline=colour, width=3)
+        case "square":
+            draw.rectangle(box, fill=colour)
+        case "triangle":
+            draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=colour)
+        case "cross":
+            draw.line([(x - r, y), (x + r, y)], fill=colour, width=4)
+            draw.line([(x, y - r), (x, y + r)], fill=colour, width=4)
+
+
+def noisy(image: Any, generator: np.random.Generator) -> np.ndarray:
+    """A drawing as a camera would see it: uint8 [H, W, 3]."""
+    noise = generator.normal(0, 12, (image.height, image.width, 3))
+    return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
 
 
 def open_source(place: Any, config: Any) -> dict[str, Table]:
@@ -193,33 +223,8 @@ def prepare(splits: dict[str, Table], processor: ImageProcessor, config: Any, cl
     return Prepared(examples, metrics, overrides, trainable="^classifier" if config.freeze else None)
 
 
-def draw_confusion(labels: np.ndarray, said: np.ndarray, names: list[str], path: Path) -> None:
-    """A picture of how often each class (a row) was taken for each (a column): the darker the oftener, its number inside."""
-    image_module = pillow()
-    from PIL import ImageDraw
-
-    count = len(names)
-    counts = np.zeros((count, count), np.int64)
-    np.add.at(counts, (labels, said), 1)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    cell, edge = (34, 90) if count <= 25 else (max(1, 850 // count), 0)
-    image = image_module.new("RGB", (edge + cell * count, edge + cell * count), "white")
-    draw = ImageDraw.Draw(image)
-    for row, column in np.ndindex(count, count):
-        left, up = edge + cell * column, edge + cell * row
-        shade = round(255 * (1 - share[row, column]))
-        draw.rectangle((left, up, left + cell - 1, up + cell - 1), fill=(shade, shade, 255 if row == column else shade))
-        if edge and counts[row, column]:
-            draw.text((left + 3, up + 10), str(counts[row, column]), fill="white" if shade < 128 else "black")
-    for number, name in enumerate(names if edge else ()):
-        draw.text((4, edge + cell * number + 10), name[:13], fill="black")
-        draw.text((edge + cell * number + 3, edge - 14 - 11 * (number % 3)), name[:13], fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
-def recipe() -> Recipe:
-    """How images are classified. The names of the classes are found out while the data is read."""
+def recipe(start: Start = VIT) -> Recipe:
+    """How images are classified, by `start` where it begins from nothing. The classes are found out while the data is read."""
     classes: list[str] = []
     return Recipe(
         name="CIFAR-10",
@@ -232,8 +237,8 @@ def recipe() -> Recipe:
         prepare=partial(prepare, classes=classes),
         texts=lambda table: [table["image"][row] for row in range(min(16, len(table)))],
         told=("accuracy", "f1"),
-        small=VIT,
-        own=VIT,
+        small=start,
+        own=start,
         open=open_source,
         prepares=load_image_processor,
     )
@@ -243,7 +248,9 @@ def run(config: Config) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
     if config.freeze and config.model is None:
         raise InputError("freeze is for a trained model: give --model")
-    return finetune.run(config, recipe())
+    if config.architecture not in STARTS:
+        raise InputError(f"architecture must be one of {', '.join(STARTS)}, found {config.architecture!r}")
+    return finetune.run(config, recipe(STARTS[config.architecture]))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import finetune, image_classification
+from experiments import image_classification
 from experiments.finetune import Prepared, Recipe, rename
 from experiments.image_classification import AUGMENTS, VIT, open_source
 from experiments.launch import launch
+from experiments.pictures import as_seen, draw_sheet, first_images, run_and_draw
 from jaxformers.checkpoints import load
 from jaxformers.checkpoints.files import locate, read_json
 from jaxformers.data import Table
@@ -28,11 +29,6 @@ from jaxformers.data.image_rows import ImageRows
 from jaxformers.data.loader import Batch
 from jaxformers.errors import InputError
 from jaxformers.preprocess import ImageProcessor, load_image_processor
-from jaxformers.preprocess.image_reading import pillow
-from jaxformers.train.folder import folder_of
-
-SHOWN = 8  # images in the picture
-ZOOM = 96  # pixels of each there, at least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,8 +55,8 @@ def read(splits: dict[str, Table], config: Any) -> dict[str, Table]:
     return {split: rename(table, {"image": ("img", "pixel_values")}) for split, table in splits.items()}
 
 
-def prepare(splits: dict[str, Table], processor: ImageProcessor, config: Any) -> Prepared:
-    """Images with some of their patches hidden."""
+def rows_and_grid(splits: dict[str, Table], processor: ImageProcessor, config: Any) -> tuple[dict[str, ImageRows], int]:
+    """The images of each split, and how many patches of the model's lie along a side of each."""
     if config.augment not in AUGMENTS:
         raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, found {config.augment!r}")
     if not 0 < config.hidden < 1:
@@ -70,68 +66,64 @@ def prepare(splits: dict[str, Table], processor: ImageProcessor, config: Any) ->
         if config.model
         else image_classification.sizes_of_images(processor)
     )
-    grid = raw.get("image_size", 224) // raw.get("patch_size", 16)
-    examples = {split: ImageRows(table, processor, AUGMENTS[config.augment]) for split, table in splits.items()}
-    return Prepared(examples, collator=partial(hide, grid=grid, share=config.hidden))
+    rows = {split: ImageRows(table, processor, AUGMENTS[config.augment]) for split, table in splits.items()}
+    return rows, raw.get("image_size", 224) // raw.get("patch_size", 16)
 
 
-def draw_reconstructions(folder: Path, images: ImageRows, share: float) -> None:
-    """`reconstructions.png`: a row of images, a row of what was left of each, and a row of what the model drew."""
-    model, processor = load(folder, "masked-image-modeling"), images.processor
-    grid = model.config.image_size // model.config.patch_size
-    pixels = np.stack([images[row]["pixel_values"] for row in range(min(SHOWN, len(images)))])
-    generators = [np.random.default_rng((0, row)) for row in range(len(pixels))]
-    batch = hide({"pixel_values": pixels}, generators, grid, share)
+def prepare(splits: dict[str, Table], processor: ImageProcessor, config: Any) -> Prepared:
+    """Images with some of their patches hidden."""
+    rows, grid = rows_and_grid(splits, processor, config)
+    return Prepared(rows, collator=partial(hide, grid=grid, share=config.hidden))
+
+
+def held_out(images: ImageRows) -> tuple[np.ndarray, list[np.random.Generator]]:
+    """The images of the picture [B, Y, X, C], and what draws which of their patches are hidden."""
+    pixels = np.stack([row["pixel_values"] for row in first_images(images)])
+    return pixels, [np.random.default_rng((0, row)) for row in range(len(pixels))]
+
+
+def draw_reconstructions(folder: Path, images: ImageRows, *, share: float) -> None:
+    """`reconstructions.png` of the model in a folder."""
+    model = load(folder, "masked-image-modeling")
+    pixels, generators = held_out(images)
+    batch = hide({"pixel_values": pixels}, generators, model.config.image_size // model.config.patch_size, share)
     given: dict[str, Any] = dict(batch)
-    drawn = np.asarray(model.apply(model.params, **given).reconstruction)
-    hidden = batch["bool_masked_pos"].reshape(-1, grid, grid).repeat(model.config.patch_size, 1)
-    hidden = hidden.repeat(model.config.patch_size, 2)[..., None]
+    drawn = np.asarray(jax.jit(model.apply)(model.params, **given).reconstruction)
+    draw_hidden(folder, images.processor, pixels, batch["bool_masked_pos"], drawn)
+
+
+def draw_hidden(
+    folder: Path, processor: ImageProcessor, pixels: np.ndarray, hidden_BP: np.ndarray, drawn: np.ndarray
+) -> None:
+    """`reconstructions.png`: a row of images, a row of what was left of each, and a row with what the model drew there."""
+    grid = round(hidden_BP.shape[1] ** 0.5)
+    side = pixels.shape[1] // grid
+    hidden = hidden_BP.reshape(-1, grid, grid).repeat(side, 1).repeat(side, 2)[..., None]
     rows = [pixels, np.where(hidden == 1, 0, pixels), np.where(hidden == 1, drawn, pixels)]
-    sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
-    sheet = (sheet * np.asarray(processor.image_std)[None, None] + np.asarray(processor.image_mean)[None, None]) * 255
-    sheet = np.clip(np.round(sheet), 0, 255).astype(np.uint8)
-    image = pillow().fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
-    zoom = -(-ZOOM // pixels.shape[1])
-    image.resize((image.width * zoom, image.height * zoom), pillow().Resampling.NEAREST).save(
-        folder / "reconstructions.png"
-    )
+    draw_sheet(folder / "reconstructions.png", [as_seen(row, processor) for row in rows])
 
 
-def recipe(shown: dict[str, ImageRows]) -> Recipe:
-    """How hidden patches are learned. `shown` gets the held-out images."""
-
-    def remembered(splits: dict[str, Table], processor: ImageProcessor, config: Any) -> Prepared:
-        prepared = prepare(splits, processor, config)
-        shown["validation"] = prepared.examples["validation"]  # type: ignore[assignment]
-        return prepared
-
-    return Recipe(
-        name="SimMIM",
-        head="masked-image-modeling",
-        model="google/vit-base-patch16-224-in21k",
-        data="hf:uoft-cs/cifar10",
-        bundled="shapes",
-        bundled_is="drawn shapes",
-        read=read,
-        prepare=remembered,
-        texts=lambda table: [table["image"][row] for row in range(min(16, len(table)))],
-        told=("loss",),
-        small=VIT,
-        own=VIT,
-        open=open_source,
-        prepares=load_image_processor,
-    )
+RECIPE = Recipe(
+    name="SimMIM",
+    head="masked-image-modeling",
+    model="google/vit-base-patch16-224-in21k",
+    data="hf:uoft-cs/cifar10",
+    bundled="shapes",
+    bundled_is="drawn shapes",
+    read=read,
+    prepare=prepare,
+    texts=lambda table: [table["image"][row] for row in range(min(16, len(table)))],
+    told=("loss",),
+    small=VIT,
+    own=VIT,
+    open=open_source,
+    prepares=load_image_processor,
+)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains, evaluates and saves; returns the results."""
-    shown: dict[str, ImageRows] = {}
-    metrics = finetune.run(config, recipe(shown))
-    if shown and config.do_train and jax.process_index() == 0:
-        folder = folder_of(config.output_dir)
-        draw_reconstructions(folder.here, shown["validation"], config.hidden)
-        folder.send()
-    return metrics
+    return run_and_draw(config, RECIPE, partial(draw_reconstructions, share=config.hidden))
 
 
 if __name__ == "__main__":
