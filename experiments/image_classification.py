@@ -110,7 +110,7 @@ SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "num_train_epochs": 20.0, "wa
                             "per_device_eval_batch_size": 128, "logging_steps": 100}  # fmt: skip
 VIT = Start("small ViT", small_vit, fitting_processor, sizes_of_images, SETTINGS)
 CONVNEXT = Start("small ConvNeXT", small_convnext, fitting_processor, sizes_of_patches,
-                 SETTINGS | {"learning_rate": 3e-3, "per_device_train_batch_size": 32})  # fmt: skip
+                 SETTINGS | {"learning_rate": 3e-3, "num_train_epochs": 12.0, "per_device_train_batch_size": 32})  # fmt: skip
 STARTS = {"vit": VIT, "convnext": CONVNEXT}
 
 
