@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder or a hub id, and the strict reading of their small JSON files.
+"""Where a model's files are: a local folder, a bucket or a hub id, and the strict reading of their small JSON files.
 
 Not here: what is in the weight files (readers.py), what config.json means (the families). The cache, the token and
 offline mode are huggingface_hub's own (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT).
@@ -14,9 +14,11 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jaxformers.checkpoints.bucket import SCHEME, fetched
 from jaxformers.errors import CheckpointError, ConfigError, InputError
 
 INDEX = ".index.json"
@@ -43,15 +45,16 @@ _log = logging.getLogger("jaxformers")
 
 
 def locate(path_or_id: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> Path:
-    """Give the local folder of a model, downloading it when a hub id is given.
+    """Give the local folder of a model, fetching it when a bucket or a hub id is given.
 
     Args:
-        path_or_id: a folder in Hugging Face layout, or a hub id (`name` or `org/name`). A folder of that name wins.
-        revision: branch, tag or commit on the hub; None means its default. A local folder has none.
+        path_or_id: a folder in Hugging Face layout, here or in a bucket (`gs://…`), or a hub id (`name` or `org/name`).
+            A folder of that name wins.
+        revision: branch, tag or commit on the hub; None means its default. A folder has none.
         weights: False leaves the weights out (a tokenizer alone) and asks for no config.json. An adapter needs none either.
 
     Returns:
-        The folder. Of a hub model it holds the small files and one weight format.
+        The folder. Of a model that was fetched it holds the small files and one weight format.
 
     Raises:
         CheckpointError: nothing is there, or it cannot be had; one sentence says why.
@@ -62,6 +65,10 @@ def locate(path_or_id: str | os.PathLike[str], *, revision: str | None = None, w
     """
     text = os.fspath(path_or_id)
     path = Path(os.path.expanduser(text))
+    if text.startswith(SCHEME):
+        if revision is not None:
+            raise InputError(f"{text} is a folder, which has no revision {revision!r}")
+        return fetched(text, partial(_wanted, text, weights=weights))
     if text and os.path.isdir(path):  # unlike Path's own questions, these say no to a name that is too long
         if revision is not None:
             raise InputError(f"{text} is a local folder, which has no revision {revision!r}")
@@ -215,7 +222,7 @@ def _download(repo: str, revision: str | None, weights: bool) -> Path:
     unreachable: Exception | None = None
     if not offline:
         try:
-            patterns = _wanted(repo, hub.list_repo_files(repo, revision=revision), weights)
+            patterns = _wanted(f"{repo} on the hub", hub.list_repo_files(repo, revision=revision), weights)
         except CheckpointError:
             raise
         except Exception as error:  # across versions of the hub library, a lost connection has many types
@@ -240,8 +247,8 @@ def _download(repo: str, revision: str | None, weights: bool) -> Path:
     return Path(folder)
 
 
-def _wanted(repo: str, files: Iterable[str], weights: bool) -> list[str]:
-    """The small files at the top of a repository and, of its weights, the one format we like best."""
+def _wanted(place: str, files: Iterable[str], weights: bool) -> list[str]:
+    """The small files at the top of a repository or bucket and, of its weights, the one format we like best."""
     files = list(files)
     top = [name for name in files if "/" not in name]
     # sentence-transformers keeps what its embeddings are pooled by one folder down.
@@ -252,11 +259,11 @@ def _wanted(repo: str, files: Iterable[str], weights: bool) -> list[str]:
     if ADAPTER_CONFIG in small and not any(name in top for name in WEIGHT_FILES):
         return [*small, ADAPTER_WEIGHTS]
     if "config.json" not in small:
-        raise CheckpointError(f"{repo} on the hub holds no config.json, so it is no transformers model")
+        raise CheckpointError(f"{place} holds no config.json, so it is no transformers model")
     best = next((name for name in WEIGHT_FILES if name in top), None)
     if best is None:
         others = ", ".join(name for name in top if name.endswith(WEIGHT_SUFFIXES)) or "none"
-        raise CheckpointError(f"{repo} on the hub holds no weights that can be read; its weight files: {others}")
+        raise CheckpointError(f"{place} holds no weights that can be read; its weight files: {others}")
     if not best.endswith(INDEX):
         return [*small, best]
     stem, suffix = os.path.splitext(best.removesuffix(INDEX))

@@ -50,8 +50,8 @@ def load(
     """Loads a checkpoint, or builds a model from a config alone.
 
     Args:
-      source: a local folder in Hugging Face layout, a hub id, a config as a dict (with `model_type`), or a `Config`. Where it
-        holds an adapter alone (PEFT's files), the model that it stands on is loaded, too.
+      source: a folder in Hugging Face layout, here or in a bucket (`gs://…`), a hub id, a config as a dict (with
+        `model_type`), or a `Config`. Where it holds an adapter alone (PEFT's files), the model that it stands on is loaded, too.
       head: the task head, such as `"sequence-classification"`; None gives hidden states.
       dtype: how parameters are stored, whatever the file holds; "int8" stores kernels in 8 bits, the rest in float32, for
         inference (`checkpoints.int8`).

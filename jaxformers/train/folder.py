@@ -5,14 +5,12 @@ and is written by process 0 alone: it is kept here and sent with each save, and 
 """
 
 import dataclasses
-import hashlib
-import importlib.util
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxformers.core.compilation import cache_folder
+from jaxformers.checkpoints.bucket import own_folder, remote_path
 from jaxformers.errors import InputError
 
 RESULTS = "all_results.json"  # the last file of a run
@@ -87,9 +85,4 @@ def folder_of(output_dir: str | os.PathLike[str]) -> Folder:
         return Folder(here := Path(name), here)
     if scheme != "gs":
         raise InputError(f"output_dir must be a local folder or gs://BUCKET/…, found {name!r}")
-    if importlib.util.find_spec("gcsfs") is None:
-        raise InputError(f"output_dir {name} needs the package gcsfs: pip install 'jaxformers[gcs]'")
-    from etils import epath
-
-    digest = hashlib.sha256(name.rstrip("/").encode()).hexdigest()[:16]
-    return Folder(cache_folder() / "runs" / digest, epath.Path(name))
+    return Folder(own_folder("runs", name), remote_path(name, "output_dir"))

@@ -13,7 +13,7 @@ import pytest
 
 from jaxformers.checkpoints import load
 from jaxformers.data import Table
-from jaxformers.errors import InputError
+from jaxformers.errors import CheckpointError, InputError
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.train import Callback, fit
 from jaxformers.train.report import finished
@@ -157,8 +157,18 @@ def test_a_run_in_a_bucket(flat, quiet, bucket, tmp_path, monkeypatch, caplog):
     assert finished(args.output_dir)["global_step"] == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["another machine", "cache", "cloud", "out"]  # no "gs:"
 
+    loaded = load(args.output_dir, "sequence-classification")
+    for left, right in zip(jax.tree.leaves(whole.params), jax.tree.leaves(loaded.params), strict=True):
+        np.testing.assert_array_equal(left, right)
     fit(model, args.replace(overwrite_output_dir=True, max_steps=1), train=data, mesh=one)
     assert finished(args.output_dir)["global_step"] == 1
+    newer = load(args.output_dir, "sequence-classification")
+    assert not np.array_equal(newer.params["classifier"]["bias"], loaded.params["classifier"]["bias"])
+    with pytest.raises(CheckpointError, match=r"there is no folder gs://bucket/nothing"):
+        load("gs://bucket/nothing")
+    (bucket / "bucket" / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"gs://bucket/empty holds no config.json"):
+        load("gs://bucket/empty")
 
 
 def test_a_bucket_that_cannot_be_reached_is_named(flat, quiet):
