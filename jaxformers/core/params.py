@@ -6,6 +6,7 @@ the count, and (in `jaxformers.checkpoints`) loading and saving. A parameter's s
 """
 
 import dataclasses
+import functools
 import math
 import os
 import zlib
@@ -14,7 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, Sharding
 
 from jaxformers.errors import InputError
 from jaxformers.parallel.mesh import sharding_for
@@ -27,11 +29,13 @@ zeros: Initialiser = jax.nn.initializers.zeros
 ones: Initialiser = jax.nn.initializers.ones
 
 
+@functools.cache
 def normal(std: float) -> Initialiser:
-    """Gaussian of mean 0 and standard deviation `std`."""
+    """Gaussian of mean 0 and standard deviation `std`; the same function for the same `std`."""
     return jax.nn.initializers.normal(std)
 
 
+@functools.cache
 def constant(value: float) -> Initialiser:
     """`value` everywhere."""
     return jax.nn.initializers.constant(value)
@@ -70,13 +74,22 @@ def stacked(depth: int, tree: Tree) -> Tree:
     """The declaration of `depth` equal layers: every parameter gains a leading `layers` axis."""
 
     def stack(param: Param) -> Param:
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-            keys = jax.random.split(key, shape[0])
-            return jax.vmap(lambda layer_key: param.init(layer_key, shape[1:], dtype))(keys)
-
-        return dataclasses.replace(param, shape=(depth, *param.shape), axes=("layers", *param.axes), init=init)
+        return dataclasses.replace(
+            param, shape=(depth, *param.shape), axes=("layers", *param.axes), init=_layer_by_layer(param.init)
+        )
 
     return tree_map(stack, tree)
+
+
+@functools.lru_cache(1024)
+def _layer_by_layer(init: Initialiser) -> Initialiser:
+    """`init` with a key of its own for each layer."""
+
+    def stacked_init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        keys = jax.random.split(key, shape[0])
+        return jax.vmap(lambda layer_key: init(layer_key, shape[1:], dtype))(keys)
+
+    return stacked_init
 
 
 def tree_map(function: Callable[[Param], Any], tree: Tree) -> Tree:
@@ -124,9 +137,18 @@ def shardings(tree: Tree, mesh: Mesh) -> Tree:
     return nested({path: sharding_for(param.axes, param.shape, mesh, "/".join(path)) for path, param in leaves(tree)})
 
 
-def initialise_leaf(path: tuple[str, ...], param: Param, key: jax.Array, dtype: Any) -> jax.Array:
+def initialise_leaf(
+    path: tuple[str, ...], param: Param, key: jax.Array, dtype: Any, sharding: Sharding | None = None
+) -> jax.Array:
     """One parameter's random start; it depends on the key and the parameter's path, not on what else is in the tree."""
-    return param.init(jax.random.fold_in(key, zlib.crc32("/".join(path).encode())), param.shape, dtype)
+    salt = np.uint32(zlib.crc32("/".join(path).encode()))
+    return _drawing(param.init, param.shape, jnp.dtype(dtype), sharding)(key, salt)
+
+
+@functools.lru_cache(1024)
+def _drawing(init: Initialiser, shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None) -> Any:
+    """One program for all parameters of a shape: a model has few, and compiling them is most of a small model's start."""
+    return jax.jit(lambda key, salt: init(jax.random.fold_in(key, salt), shape, dtype), out_shardings=sharding)
 
 
 def initialise(tree: Tree, key: jax.Array, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Tree:
@@ -145,11 +167,8 @@ def initialise(tree: Tree, key: jax.Array, dtype: Any = jnp.float32, mesh: Mesh 
       InputError: the parameters cannot fit into this machine's memory.
     """
     check_fits(tree, dtype)
-
-    def draw(key: jax.Array) -> Tree:
-        return nested({path: initialise_leaf(path, param, key, dtype) for path, param in leaves(tree)})
-
-    return jax.jit(draw, out_shardings=None if mesh is None else shardings(tree, mesh))(key)
+    places = {} if mesh is None else dict(leaves(shardings(tree, mesh)))
+    return nested({path: initialise_leaf(path, param, key, dtype, places.get(path)) for path, param in leaves(tree)})
 
 
 def check_fits(tree: Tree, dtype: Any) -> None:
