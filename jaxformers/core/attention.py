@@ -21,6 +21,9 @@ from jaxformers.errors import InputError
 from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, specification
 
 LANES = 128  # of a TPU's registers: its kernels take lengths that are multiples of it
+# Queries × keys from which a training step keeps no attention weights outside of a fused kernel, but computes them twice: of all
+# that it could keep they are the most, and the cheapest to compute again (Korthikanti et al. 2022, arXiv:2205.05198).
+LONG = 512 * 512
 
 
 @flax.struct.dataclass
@@ -157,7 +160,7 @@ def attend(
     """
     scale = q_BLHK.shape[-1] ** -0.5 if scale is None else scale
     q_BLHK, k_BSGK, v_BSGK = _by_heads(q_BLHK, k_BSGK, v_BSGK)
-    (B, L, H, K), (S, G) = q_BLHK.shape, k_BSGK.shape[1:3]
+    L, S, K = q_BLHK.shape[1], k_BSGK.shape[1], q_BLHK.shape[-1]
     mask = mask if mask is None or isinstance(mask, Mask) else Mask(pairs=mask)
     asked = {
         "dropout": rng is not None and dropout_rate > 0,
@@ -176,6 +179,27 @@ def attend(
             raise InputError(f"the splash kernel cannot attend [{L} × {S}] tokens{wanted and ' with ' + wanted}")
         return _by_length(_splash(q_BLHK, k_BSGK, v_BSGK, mask or Mask(), scale, cap)), None
     seen = None if mask is None else mask.booleans(L, S)
+    weigh = partial(_plain, scale=scale, cap=cap, dropout_rate=dropout_rate)
+    if L * S >= LONG and not maps:
+        weigh = jax.checkpoint(weigh)
+    out_BLHK, weights_BHLS = weigh(q_BLHK, k_BSGK, v_BSGK, seen, bias, rng)
+    return _by_length(out_BLHK), weights_BHLS if maps else None
+
+
+def _plain(
+    q_BLHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    seen: jax.Array | None,
+    bias: jax.Array | None,
+    rng: jax.Array | None,
+    *,
+    scale: float,
+    cap: float | None,
+    dropout_rate: float,
+) -> tuple[jax.Array, jax.Array]:
+    """In XLA's operations: the attended values [B, L, H, K] and the weights [B, H, L, S]."""
+    (B, L, H, K), (S, G) = q_BLHK.shape, k_BSGK.shape[1:3]
     q_BLHK = q_BLHK * jnp.asarray(scale, q_BLHK.dtype)
     if G == H:
         logits_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK, k_BSGK)
@@ -198,7 +222,7 @@ def attend(
         weights_BGRLS = weights_BHLS.reshape(B, G, H // G, L, S)
         out_BGRLK = jnp.einsum("BGRLS,BGSK->BGRLK", weights_BGRLS, v_BSGK.swapaxes(1, 2))
         out_BLHK = jnp.moveaxis(out_BGRLK, 3, 1).reshape(B, L, H, K)
-    return _by_length(out_BLHK), weights_BHLS if maps else None
+    return out_BLHK, weights_BHLS
 
 
 def _cudnn(

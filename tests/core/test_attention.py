@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxformers.core import attention
 from jaxformers.core.attention import Mask, attend, causal_mask, looking_back, padding_mask, pick_kernel
 from jaxformers.errors import InputError
 from jaxformers.parallel import MeshConfig, activate, make_mesh, shard
@@ -222,3 +223,22 @@ def test_heads_that_do_not_divide_among_the_pieces_of_a_text_are_refused():
         pytest.raises(InputError, match="4 attention heads do not divide"),
     ):
         attend(Q, KEY, V)
+
+
+def test_what_long_texts_weigh_is_computed_again_and_not_kept(monkeypatch):
+    draw = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(draw.normal(size=(2, 6, 4, 8)), jnp.float32) for _ in range(3))
+    rng = jax.random.key(1)
+
+    def run(q, k, v):
+        return attend(q, k, v, Mask(causal=True), dropout_rate=0.5, rng=rng)[0]
+
+    kept, back = jax.vjp(run, q, k, v)
+    weighs = lambda back: [leaf.shape for leaf in jax.tree.leaves(back) if leaf.shape == (2, 4, 6, 6)]  # noqa: E731
+    assert weighs(back)
+    monkeypatch.setattr(attention, "LONG", 6 * 6)
+    again, other = jax.vjp(run, q, k, v)
+    assert not weighs(other)
+    np.testing.assert_allclose(again, kept, rtol=0, atol=1e-6)
+    for left, right in zip(back(kept), other(kept), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-6)
