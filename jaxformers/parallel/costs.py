@@ -14,6 +14,7 @@ from jaxformers.parallel.hlo import Computation, Operation, Program, arrays, in_
 # Operations that move nothing: they name what is already there, or hold others.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
         "partition-id", "replica-id", "custom-call", "iota", "opt-barrier"}  # fmt: skip
+FLOATS = ("bf16", "f16", "f32")
 HOLDERS = ("while", "call", "conditional")  # what runs in them is counted where it stands
 
 
@@ -129,7 +130,8 @@ class _Reader:
         if kernel is None:
             return 0.0
         given = [array for name in op.operands for array in arrays(computation.operations[name].shape)]
-        queries, keys = [dims for _, _, dims, _ in given if len(dims) == 4][:2]
+        # [rows, heads, tokens, head size], or without the rows where a device has one
+        queries, keys = [dims for kind, _, dims, _ in given if kind in FLOATS and len(dims) >= 3][:2]
         return {"fwd": 2, "dq": 3, "dkv": 4}[kernel[1]] * 2.0 * math.prod(queries) * keys[-2]
 
     def _product(self, computation: Computation, op: Operation) -> float:

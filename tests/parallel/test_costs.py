@@ -137,6 +137,8 @@ ENTRY %main (a: s8[1,4], q: bf16[8,4,256,128], k: bf16[8,2,512,128]) -> bf16[8,4
     assert costs.flops == products * 2 * 8 * 4 * 256 * 512 * 128
     assert costs.moved == 4 + 2 * (2 * 8 * 4 * 256 * 128 + 2 * 8 * 2 * 512 * 128)
     assert hlo.costs(text.replace("splash_mha", "another"), PEAK, BANDWIDTH).unread_kernels == 1
+    one_row = hlo.costs(text.replace("[8,", "[").replace("{3,2,1,0}", "{2,1,0}"), PEAK, BANDWIDTH)
+    assert one_row.flops == costs.flops / 8
 
 
 @pytest.mark.parametrize(
