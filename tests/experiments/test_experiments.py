@@ -42,15 +42,14 @@ RUNS = {
 }
 
 
-ON_EIGHT = ("clm", "translation", "image_classification")  # on all devices; the others on one, in half the time
+ON_EIGHT = ("clm", "translation", "image_classification")  # on all devices; the others on one
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_tiny_run_ends_well(name, tmp_path, capsys, monkeypatch):
+def test_a_tiny_run_ends_well(name, tmp_path, capsys, monkeypatch, request):
     flags, told = RUNS[name]
     if name not in ON_EIGHT:
-        one = jax.devices()[:1]
-        monkeypatch.setattr(jax, "devices", lambda: one)
+        request.getfixturevalue("one_device")
     module = importlib.import_module(f"experiments.{name}")
     if "--data" in flags:  # a model of one's own
         monkeypatch.setattr(finetune, "hub_reachable", lambda: False)

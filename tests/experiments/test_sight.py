@@ -14,12 +14,7 @@ from jaxformers.data import Table
 from jaxformers.errors import DataError, InputError
 from jaxformers.train import EvalPrediction
 
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """Eight take longer to compile for, and other experiments run on them."""
-    first = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: first)
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def same(some, others):
