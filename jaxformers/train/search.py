@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxformers.checkpoints.save import write_text
 from jaxformers.errors import InputError, TrainingError
 from jaxformers.train.callbacks import Callback, Progress
@@ -115,7 +117,7 @@ def hyperparameter_search(
       The best settings and all trials.
 
     Raises:
-      InputError: a package is missing, names do not fit, or `directory` holds another search.
+      InputError: a package is missing, names do not fit, `directory` holds another search, or several processes run it.
       TrainingError: no trial came to an end.
     """
     for name, value, known in (("pruner", pruner, PRUNERS), ("engine", engine, ENGINES)):
@@ -123,6 +125,10 @@ def hyperparameter_search(
             raise InputError(f"{name} must be one of {', '.join(known)}, found {value!r}")
     if trials < 1 or not space:
         raise InputError(f"a search needs a space and at least 1 trial, found {len(space)} names and {trials} trials")
+    if jax.process_count() > 1:
+        raise InputError(
+            f"a search is one process's, found {jax.process_count()}: search on one machine, or over several with engine='ray'"
+        )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     what = {"space": {name: repr(choice) for name, choice in space.items()}, "metric": metric, "engine": engine}

@@ -90,6 +90,13 @@ def test_a_trial_that_was_cut_off_is_begun_anew(tmp_path):
     assert [trial.value for trial in found.trials] == [tried[0], tried[2], tried[3]]
 
 
+def test_a_search_of_several_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 4)
+    with pytest.raises(InputError, match="a search is one process's, found 4"):
+        hyperparameter_search(bowl, SPACE, directory=tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+
+
 def test_what_cannot_be_searched(tmp_path):
     for options, message in (
         ({"pruner": "mean"}, "pruner must be one of none, median, halving, found 'mean'"),
