@@ -6,8 +6,9 @@ look back only, and that a cache changes nothing.
 
 import dataclasses
 import logging
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxformers.core.cache import empty_cache
 from jaxformers.core.params import leaves, shardings
 from jaxformers.core.transformer import Execution
 from jaxformers.errors import InputError
+from jaxformers.families import Model
 from jaxformers.parallel import MeshConfig, activate, make_mesh
 from tests.families.table import (
     BART,
@@ -84,13 +86,18 @@ def outputs(named: Arrays) -> Arrays:
     return {name: array for name, array in named.items() if name != "loss" and not name.startswith("gradient")}
 
 
+def quick(model: Model, **options: Any) -> Callable[..., Any]:
+    """`forward`, compiled: in shapes that no other test has, operations one by one take longer."""
+    return jax.jit(forward(model, **options), compiler_options=QUICK)
+
+
 @each_text
 def test_more_padding_changes_nothing(row, head):
     model = strong(row, head)
     given, _ = sample(row.config_for(head), head)
     length = given["input_ids"].shape[-1]
     longer = {k: np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, 5)], constant_values=0) for k, v in given.items()}
-    found = flat(forward(model)(model.params, longer))
+    found = flat(quick(model)(model.params, longer))
     cut = {k: v[tuple(slice(length) if n == length + 5 else slice(None) for n in v.shape)] for k, v in found.items()}
     assert_same(*(of_tokens(each, row, given["attention_mask"]) for each in (cut, outputs(reference(row, head)))))
 
@@ -103,7 +110,8 @@ def test_a_row_does_not_depend_on_the_others(row, head):
     other = {name: np.concatenate([rows[:1], rows[:0:-1]]) for name, rows in given.items()}
     if row.reads:
         other["attention_mask"][1:] = 1
-    before, found = (flat(forward(model)(model.params, each)) for each in (given, other))
+    run = quick(model)
+    before, found = (flat(run(model.params, each)) for each in (given, other))
     rows = 3 if choices else 1  # choices are rows of the middle states
     first = lambda named: {k: v[: rows if "." in k else 1] for k, v in named.items()}  # noqa: E731
     assert_same(first(found), first(before))
@@ -247,7 +255,7 @@ def test_half_precision_stays_near(row):
     model = strong(row, row.whole)
     given, _ = sample(row.config, row.whole)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.params)
-    found = forward(model)(params, given)
+    found = quick(model)(params, given)
     assert {array.dtype for array in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
     assert_same({k: v.astype(np.float32) for k, v in flat(found).items()}, outputs(reference(row, row.whole)), 0.1)
 
@@ -391,11 +399,12 @@ def test_rows_of_one_text_share_what_was_read():
     source = {name: given[name] for name in ("input_ids", "attention_mask")}
     twice = {name: np.repeat(array, 2, axis=0) for name, array in source.items()}
     tokens = make_goldens.integers("beams", (6, 2), 2, 64)
-    expected = model.apply(model.params, **twice, decoder_input_ids=tokens, output_attentions=True)
+    run = jax.jit(partial(model.apply, output_attentions=True), compiler_options=QUICK)
+    expected = run(model.params, **twice, decoder_input_ids=tokens)
     cache = model.family.cache(model.config, 3, 4, jnp.float32)
-    cache = model.apply(model.params, **source, decoder_input_ids=tokens[:3, :1], cache=cache).cache
+    cache = run(model.params, **source, decoder_input_ids=tokens[:3, :1], cache=cache).cache
     rows = dataclasses.replace(model.family.cache(model.config, 6, 4, jnp.float32), cross=cache.cross)
-    found = model.apply(model.params, decoder_input_ids=tokens, cache=rows, output_attentions=True)
+    found = run(model.params, decoder_input_ids=tokens, cache=rows)
     for name in ("logits", "cross_attentions"):
         assert_same(*({name: np.asarray(jax.tree.leaves(side[name])[-1])} for side in (found, expected)))
 
