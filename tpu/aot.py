@@ -38,10 +38,10 @@ from jaxformers.data import Table
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.parallel import costs
-from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.estimate import bytes_of, model_flops
 from jaxformers.train.evaluation import OWN_LENGTHS, make_batches, own_lengths
 from jaxformers.train.losses import LossFn
+from jaxformers.train.placement import suited_mesh
 from jaxformers.train.record import used_columns
 from jaxformers.train.step import batch_sharding, make_eval_step, make_train_step
 from tpu.chips import Chip, chip_of
@@ -191,7 +191,7 @@ class Plan:
 
     def __init__(self, subject: Subject, devices: Sequence[Any]) -> None:
         self.subject, self.chip = subject, chip_of(devices[0].device_kind)
-        self.mesh = make_mesh(subject.config.mesh, devices)
+        self.mesh = suited_mesh(subject.model.declare(), subject.config.mesh, devices, int(self.chip.memory))
         self.members = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self.step = make_train_step(
             subject.model, subject.config, loss_fn=subject.loss, num_training_steps=1000, mesh=self.mesh

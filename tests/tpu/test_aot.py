@@ -1,5 +1,6 @@
 """Runs planned without a pod: what a batch holds, what is refused, the search; marked `aot`, whole plans by the TPU compiler."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import finetune
 from jaxformers.checkpoints import load
 from jaxformers.checkpoints.load import outline
 from jaxformers.checkpoints.published import MODELS, described
@@ -49,6 +51,14 @@ def test_the_outline_of_a_state_is_that_of_the_state():
     for real, shape in zip(jax.tree.leaves(state), jax.tree.leaves(shapes), strict=True):
         assert (real.shape, real.dtype) == (shape.shape, shape.dtype)
         assert real.sharding.is_equivalent_to(shape.sharding, real.ndim)
+
+
+def test_where_nobody_says_the_mesh_is_that_of_a_run(monkeypatch):
+    model = outline(TINY, "sequence-classification")
+    half = dataclasses.replace(CHIPS["TPU v4"], memory=core_params.count(model.declare()) * 16)
+    monkeypatch.setattr(aot, "chip_of", lambda kind: half)
+    plan = aot.Plan(aot.Subject("tiny", model, finetune.Config(), None, {}, False), jax.devices())
+    assert (plan.mesh.shape["data"], plan.mesh.shape["fsdp"]) == (4, 2)
 
 
 def test_an_outline_compiles_to_the_program_that_runs():
