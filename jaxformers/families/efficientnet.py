@@ -1,11 +1,13 @@
 """EfficientNet (Tan & Le 2019, arXiv:1905.11946): wide inside, narrow between blocks, with a weight for each channel of an image.
 
-Its own: how its widths and depths follow from two numbers, and its blocks. Batch statistics are as in `families.resnet`.
+Its own: how its widths and depths follow from two numbers, and its blocks. Batch statistics are as in `families.resnet`. Names
+are transformers', or with `weight_names` timm's or torchvision's; timm's config.json reads as it is.
 """
 
 import dataclasses
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,13 +21,17 @@ from jaxformers.core.outputs import Output
 from jaxformers.core.params import Tree, normal
 from jaxformers.core.transformer import Execution
 from jaxformers.errors import ConfigError
+from jaxformers.families import timm
 from jaxformers.families.config import Config, check_numbers, keys_of, read_config, write_config
 from jaxformers.families.model import Family, class_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig(Config):
-    """EfficientNet's numbers; the defaults are those of efficientnet-b7."""
+    """EfficientNet's numbers; the defaults are those of efficientnet-b7.
+
+    `pad_evenly` says that what strides has its zeros at both ends, as PyTorch's own models, where TensorFlow's have fewer before.
+    """
 
     num_channels: int = 3
     image_size: int = 600
@@ -48,6 +54,8 @@ class EfficientNetConfig(Config):
     batch_norm_momentum: float = 0.99
     dropout_rate: float = 0.5
     drop_connect_rate: float = 0.2
+    pad_evenly: bool = False
+    weight_names: str = "transformers"
 
     SIZES: ClassVar[tuple[str, ...]] = ("num_channels", "image_size", "depth_divisor", "hidden_dim")
     STAGES: ClassVar[tuple[str, ...]] = ("kernel_sizes", "in_channels", "out_channels", "strides", "num_block_repeats",
@@ -66,6 +74,8 @@ class EfficientNetConfig(Config):
             )
         if self.pooling_type not in ("mean", "max"):
             raise ConfigError(f"pooling_type must be 'mean' or 'max', found {self.pooling_type!r}")
+        if self.weight_names not in NAMES:
+            raise ConfigError(f"weight_names must be one of {', '.join(NAMES)}, found {self.weight_names!r}")
 
     def width(self, channels: int) -> int:
         """A width of the smallest model in this one: a multiple of `depth_divisor`, not smaller by more than a tenth."""
@@ -75,14 +85,16 @@ class EfficientNetConfig(Config):
 
 
 class Block(NamedTuple):
-    """The sizes of one block."""
+    """The sizes of one block, and where it stands: its stage, its number in that, its number among all."""
 
+    stage: int
+    again: int
+    number: int
     inputs: int
     outputs: int
     wide: int
     window: int
     stride: int
-    first: bool
     adjusted: bool
     drop: float
 
@@ -96,16 +108,73 @@ def blocks_of(config: EfficientNetConfig) -> Iterator[Block]:
         for again in range(count):
             before = outputs if again else inputs
             yield Block(
-                before, outputs, before * config.expand_ratios[n], config.kernel_sizes[n], 1 if again else config.strides[n],
-                not again, number not in config.depthwise_padding, config.drop_connect_rate * number / sum(repeats),
+                n, again, number, before, outputs, before * config.expand_ratios[n], config.kernel_sizes[n],
+                1 if again else config.strides[n],
+                not (config.pad_evenly or number in config.depthwise_padding),
+                config.drop_connect_rate * number / sum(repeats),
             )  # fmt: skip
             number += 1
 
 
+# weight_names -> what is not in a block: a convolution and its norm, twice, and the classifier
+NAMES = {
+    "transformers": ("efficientnet.embeddings.convolution", "efficientnet.embeddings.batchnorm",
+                     "efficientnet.encoder.top_conv", "efficientnet.encoder.top_bn", "classifier"),
+    "timm": ("conv_stem", "bn1", "conv_head", "bn2", "classifier"),
+    "torchvision": ("features.0.0", "features.0.1", "features.8.0", "features.8.1", "classifier.1"),
+}  # fmt: skip
+
+
+def names_of(config: EfficientNetConfig, size: Block) -> dict[str, tuple[str, str]]:
+    """A block's parts -> their two names: of a convolution and its norm, and of both that weigh channels (`weigh`)."""
+    steps = ["expand", "around", "project"][size.wide == size.inputs :]
+    match config.weight_names:
+        case "timm":
+            at = f"blocks.{size.stage}.{size.again}."
+            convs = ["conv_pw", "conv_dw", "conv_pwl"] if len(steps) == 3 else ["conv_dw", "conv_pw"]
+            found = {step: (f"{at}{convs[n]}", f"{at}bn{n + 1}") for n, step in enumerate(steps)}
+            return found | {"weigh": (at + "se.conv_reduce", at + "se.conv_expand")}
+        case "torchvision":
+            at = f"features.{size.stage + 1}.{size.again}.block."
+            places = {
+                step: n + (step == "project") for n, step in enumerate(steps)
+            }  # what weighs stands before the last
+            found = {step: (f"{at}{n}.0", f"{at}{n}.1") for step, n in places.items()}
+            return found | {"weigh": (f"{at}{places['project'] - 1}.fc1", f"{at}{places['project'] - 1}.fc2")}
+    at = f"efficientnet.encoder.blocks.{size.number}."
+    return {
+        "expand": (at + "expansion.expand_conv", at + "expansion.expand_bn"),
+        "around": (at + "depthwise_conv.depthwise_conv", at + "depthwise_conv.depthwise_norm"),
+        "project": (at + "projection.project_conv", at + "projection.project_bn"),
+        "weigh": (at + "squeeze_excite.reduce", at + "squeeze_excite.expand"),
+    }
+
+
+def _published() -> dict[str, dict[str, Any]]:
+    """What timm's and torchvision's names of architectures stand for; timm's of the kind `tf_` are TensorFlow's own weights."""
+    sizes = ((1.0, 1.0, 224, 0.2), (1.0, 1.1, 240, 0.2), (1.1, 1.2, 260, 0.3), (1.2, 1.4, 300, 0.3), (1.4, 1.8, 380, 0.4),
+             (1.6, 2.2, 456, 0.4), (1.8, 2.6, 528, 0.5), (2.0, 3.1, 600, 0.5))  # fmt: skip
+    found = {}
+    for n, (width, depth, side, rate) in enumerate(sizes):
+        numbers = {"width_coefficient": width, "depth_coefficient": depth, "image_size": side, "dropout_rate": rate,
+                   "hidden_dim": (1280, 1280, 1408, 1536, 1792, 2048, 2304, 2560)[n]}  # fmt: skip
+        own = {"pad_evenly": True, "batch_norm_eps": 1e-5, "batch_norm_momentum": 0.1}
+        found[f"efficientnet_b{n}"] = numbers | own
+        found[f"tf_efficientnet_b{n}"] = numbers | {"batch_norm_momentum": 0.01}
+    return found
+
+
+PUBLISHED = _published()
 KEYS = keys_of(EfficientNetConfig)
-IGNORED = {"num_hidden_layers": "follows from num_block_repeats"}
-config_from_hf = partial(read_config, EfficientNetConfig, KEYS, {}, IGNORED)
+IGNORED = {"num_hidden_layers": "follows from num_block_repeats", **timm.IGNORED}
 config_to_hf = partial(write_config, KEYS, "efficientnet")
+
+
+def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> EfficientNetConfig:
+    """Reads a config.json, transformers' or timm's, strictly. Raises `ConfigError`."""
+    said = timm.with_sizes(raw, PUBLISHED, source)
+    return read_config(EfficientNetConfig, KEYS, {}, IGNORED, said, source).replace(raw=json.dumps(dict(raw)))
+
 
 # -- what it owns ------------------------------------------------------------------------------------------------------
 
@@ -122,36 +191,28 @@ def declare_step(
     }, stats
 
 
-def declare_block(config: EfficientNetConfig, size: Block, at: str) -> tuple[Tree, Tree]:
+def declare_block(config: EfficientNetConfig, size: Block) -> tuple[Tree, Tree]:
     """One block: its parameters, and its statistics."""
-    init, wide = normal(config.initializer_range), size.wide
-    inside, narrow = at + "depthwise_conv.depthwise_", max(1, int(size.inputs * config.squeeze_expansion_ratio))
+    init, wide, names = normal(config.initializer_range), size.wide, names_of(config, size)
+    narrow = max(1, int(size.inputs * config.squeeze_expansion_ratio))
     steps = {
-        "around": declare_step(config, wide, wide, size.window, inside + "conv", inside + "norm", groups=wide),
-        "project": declare_step(
-            config, wide, size.outputs, 1, at + "projection.project_conv", at + "projection.project_bn"
-        ),
+        "around": declare_step(config, wide, wide, size.window, *names["around"], groups=wide),
+        "project": declare_step(config, wide, size.outputs, 1, *names["project"]),
     }
     if wide != size.inputs:
-        steps["expand"] = declare_step(
-            config, size.inputs, wide, 1, at + "expansion.expand_conv", at + "expansion.expand_bn"
-        )
+        steps["expand"] = declare_step(config, size.inputs, wide, 1, *names["expand"])
     tree = {name: step for name, (step, _) in steps.items()}
-    tree["reduce"] = declare_conv(wide, narrow, (1, 1), at + "squeeze_excite.reduce", init, axes=("embed", "labels"))
-    tree["weigh"] = declare_conv(narrow, wide, (1, 1), at + "squeeze_excite.expand", init)
+    tree["reduce"] = declare_conv(wide, narrow, (1, 1), names["weigh"][0], init, axes=("embed", "labels"))
+    tree["weigh"] = declare_conv(narrow, wide, (1, 1), names["weigh"][1], init)
     return tree, {name: stats for name, (_, stats) in steps.items()}
 
 
 def declare(config: EfficientNetConfig, head: str | None = None) -> Tree:
     """Every parameter of EfficientNet with `head`: shape, axes, initialiser, checkpoint name and layout."""
-    at = "efficientnet.encoder."
-    sizes = list(blocks_of(config))
-    stem = "efficientnet.embeddings."
-    first, first_stats = declare_step(
-        config, config.num_channels, config.width(32), 3, stem + "convolution", stem + "batchnorm"
-    )
-    last, last_stats = declare_step(config, sizes[-1].outputs, config.hidden_dim, 1, at + "top_conv", at + "top_bn")
-    blocks = {str(n): declare_block(config, size, f"{at}blocks.{n}.") for n, size in enumerate(sizes)}
+    sizes, names = list(blocks_of(config)), NAMES[config.weight_names]
+    first, first_stats = declare_step(config, config.num_channels, config.width(32), 3, *names[:2])
+    last, last_stats = declare_step(config, sizes[-1].outputs, config.hidden_dim, 1, *names[2:4])
+    blocks = {str(size.number): declare_block(config, size) for size in sizes}
     tree: Tree = {
         "first": first,
         "blocks": {n: block for n, (block, _) in blocks.items()},
@@ -160,7 +221,7 @@ def declare(config: EfficientNetConfig, head: str | None = None) -> Tree:
     }
     if head == "image-classification":
         init = normal(config.initializer_range)
-        tree["classifier"] = declare_linear(config.hidden_dim, config.num_labels, "classifier", init)
+        tree["classifier"] = declare_linear(config.hidden_dim, config.num_labels, names[4], init)
     return tree
 
 
@@ -185,7 +246,7 @@ def block(
     weights = activation(conv(params["reduce"], y.mean((1, 2), keepdims=True)))
     y = y * jax.numpy.broadcast_to(jax.nn.sigmoid(conv(params["weigh"], weights)), y.shape)
     y, new["project"] = normed(params["project"]["norm"], stats["project"], conv(params["project"]["conv"], y))
-    return (x_BYXD + dropout(y, size.drop, rng) if size.stride == 1 and not size.first else y), new
+    return (x_BYXD + dropout(y, size.drop, rng) if size.stride == 1 and size.again else y), new
 
 
 def encode(
@@ -221,7 +282,7 @@ def encode(
         batch_norm, training=rng is not None, momentum=config.batch_norm_momentum, epsilon=config.batch_norm_eps
     )
     new: Tree = {"blocks": {}}
-    x = conv(params["first"]["conv"], x, 2, [(0, 1), (0, 1)])
+    x = conv(params["first"]["conv"], x, 2, [(int(config.pad_evenly), 1)] * 2)
     x, new["first"] = normed(params["first"]["norm"], stats["first"], x)
     states = [activation(x)]
     sizes = list(blocks_of(config))
@@ -246,7 +307,14 @@ def classify(params: Tree, trunk: Output, config: EfficientNetConfig, rng: jax.A
 
 
 HEADS: dict[str | None, Forward] = {None: encode, "image-classification": heads.attach(encode, classify)}
-COUNTED = ("expansion.expand_bn", "depthwise_conv.depthwise_norm", "projection.project_bn")
+COUNTED = (
+    "efficientnet.embeddings.batchnorm",
+    *(f"efficientnet.encoder.blocks.{{}}.{norm}"
+      for norm in ("expansion.expand_bn", "depthwise_conv.depthwise_norm", "projection.project_bn")),
+    "efficientnet.encoder.top_bn",
+    *(f"{at}bn{n}" for at in ("", "blocks.{}.{}.") for n in (1, 2, 3)),
+    *("features.{}.{}", "features.{}.{}.block.{}.{}"),
+)  # fmt: skip
 
 FAMILY = Family(
     name="efficientnet",
@@ -260,9 +328,5 @@ FAMILY = Family(
     prefix="efficientnet.",
     trunk=("first", "blocks", "last", "stats"),
     inputs=("pixel_values",),
-    buffers=(
-        "efficientnet.embeddings.batchnorm.num_batches_tracked",
-        *(f"efficientnet.encoder.blocks.{{}}.{norm}.num_batches_tracked" for norm in COUNTED),
-        "efficientnet.encoder.top_bn.num_batches_tracked",
-    ),
+    buffers=tuple(f"{norm}.num_batches_tracked" for norm in COUNTED),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxformers.errors import ConfigError
 
-FAMILIES = {"vgg": "vgg"}  # how an architecture's name begins -> model_type
+FAMILIES = {"efficientnet": "efficientnet", "vgg": "vgg"}  # how an architecture's name begins -> model_type
 IGNORED = {
     "architecture": "what it says of sizes is read beforehand",
     "num_classes": "read beforehand",

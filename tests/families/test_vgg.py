@@ -1,5 +1,6 @@
-"""VGG: PyTorch's module in torchvision's and timm's layout computes what we do, both ways; what timm's config.json says."""
+"""VGG: PyTorch's module in torchvision's and timm's layout computes what we do, both ways; timm's config.json, and its names."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -10,9 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 import jaxformers as jf
 from jaxformers.checkpoints.load import describe, outline
+from jaxformers.checkpoints.mapping import expected
+from jaxformers.core.layers import conv
 from jaxformers.errors import ConfigError
 from jaxformers.families import head_of
-from tests.families.sight import VGG
+from tests.families.sight import EFFICIENTNET, VGG
 from tests.families.table import assert_same, results, sample, strong
 from tests.goldens import make_vgg
 from tests.goldens.make_goldens import LABELS, parameters_of, torch_results
@@ -25,9 +28,7 @@ TIMM = {
 }
 VARIANTS = {
     "torchvision": (None, {}),
-    "torchvision, maps as large as the window": ("image-classification", {"pool_size": 4}),
     "timm, larger maps": ("image-classification", {"weight_names": "timm"}),
-    "timm, maps as large as the window": (None, {"weight_names": "timm", "pool_size": 4}),
     "norms": ("image-classification", {"batch_norm": True}),
 }
 
@@ -80,3 +81,34 @@ def test_training_drops_what_is_wide_and_renews_statistics():
     trained, read = (jax.eval_shape(partial(normed.apply, **more), normed.params, **given) for more in (asked, {}))
     assert read.new_stats is None
     assert jax.tree.structure(trained.new_stats) == jax.tree.structure(normed.params["stats"])
+
+
+@pytest.mark.parametrize(
+    ("raw", "number"),
+    [  # of timm 1.0.31 and torchvision 0.28
+        ({"architecture": "vgg16"}, 4019334923),
+        ({"architecture": "vgg11_bn"}, 3376567967),
+        ({"architecture": "efficientnet_b0"}, 1720117669),
+        ({"architecture": "tf_efficientnet_b3"}, 1243298185),
+        ({"model_type": "vgg", "architecture": "vgg16"}, 627474769),
+        ({"model_type": "vgg", "architecture": "vgg11_bn"}, 3432830454),
+        ({"model_type": "efficientnet", "architecture": "efficientnet_b0", "weight_names": "torchvision"}, 299604180),
+        ({"model_type": "efficientnet", "architecture": "efficientnet_b3", "weight_names": "torchvision"}, 4276674894),
+    ],
+)
+def test_names_and_shapes_are_those_of_timm_and_torchvision(raw, number):
+    family, config = describe(raw | {"num_classes": 1000})
+    declared = expected(family.declare(config, "image-classification"))
+    assert make_vgg.fingerprint({name: shape for name, _, shape in declared}) == number
+
+
+def test_an_efficientnet_of_pytorch_s_own_begins_with_zeros_at_both_ends():
+    model = strong(EFFICIENTNET, None)
+    model = dataclasses.replace(model, config=model.config.replace(pad_evenly=True))
+    norm, stats = model.params["first"]["norm"], model.params["stats"]["first"]
+    given = sample(EFFICIENTNET.config, None)[0]
+    run = jax.jit(lambda params: model.apply(params, **given, output_hidden_states=True).hidden_states[0])
+    y = conv(model.params["first"]["conv"], given["pixel_values"], 2, 1)
+    y = (y - stats["mean"][None, None, None]) / np.sqrt(stats["variance"] + 1e-3)[None, None, None]
+    states = jax.nn.silu(y * norm["scale"][None, None, None] + norm["bias"][None, None, None])
+    np.testing.assert_allclose(run(model.params), states, atol=1e-5)

@@ -6,6 +6,7 @@ Imports nothing of jaxformers; names, numbers and what is kept are those of `mak
 """
 
 import json
+import zlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +94,12 @@ def golden(head: str | None, config: dict[str, Any]) -> dict[str, Any]:
         "labels": {name: _short(np.asarray(array)) for name, array in wanted.items()},
         "results": {name: kept(name, array) for name, array in torch_results(model, given, wanted).items()},
     }
+
+
+def fingerprint(shapes: dict[str, Any]) -> int:
+    """A number for the names and shapes of a checkpoint, such as those of `timm.create_model("vgg16").state_dict()`."""
+    lines = sorted(f"{name} {tuple(shape)}" for name, shape in shapes.items() if "num_batches" not in name)
+    return zlib.crc32("\n".join(lines).encode())
 
 
 def main() -> None:
