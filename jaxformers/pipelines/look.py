@@ -49,6 +49,14 @@ class Look:
         chosen: np.ndarray = maps_HLL.mean(0) if head is None else maps_HLL[head]
         return chosen
 
+    def rollout(self) -> np.ndarray:
+        """[L, L]: how much of each token (a column) has come to each (a row, whose sum is 1) through all layers: the weights of
+        each, averaged over its heads, with as much of the token itself, multiplied (Abnar & Zuidema 2020, arXiv:2005.00928)."""
+        own = through = np.eye(self.attentions.shape[-1])
+        for maps_LL in self.attentions.mean(1):
+            through = (maps_LL + own) / 2 @ through
+        return through
+
     def heat_map(self, path: str | os.PathLike[str], layer: int = -1, head: int | None = None) -> None:
         """Draws the attention of each token to each as a PNG, the tokens beside it (matplotlib: the extra `plot`)."""
         try:
@@ -69,8 +77,16 @@ class Look:
         figure.colorbar(shown, shrink=0.6)
         figure.savefig(path, dpi=100)
 
-    def overlay(self, path: str | os.PathLike[str], layer: int = -1, head: int | None = None, token: int = 0) -> None:
+    def overlay(
+        self, path: str | os.PathLike[str], layer: int | None = -1, head: int | None = None, token: int = 0
+    ) -> None:
         """Draws over the image, in red, where a token looks (the first by default), as a PNG (Pillow: the extra `vision`).
+
+        Args:
+          path: of the picture.
+          layer: whose weights are drawn; None draws the `rollout` through all.
+          head: in place of the average over all.
+          token: that looks.
 
         Raises:
           InputError: this is a look at a text.
@@ -81,7 +97,8 @@ class Look:
 
         library = pillow()
         rows, columns = self.grid
-        looked = self.attention(layer, head)[token, -rows * columns :].reshape(rows, columns)
+        maps_LL = self.rollout() if layer is None else self.attention(layer, head)
+        looked = maps_LL[token, -rows * columns :].reshape(rows, columns)
         height, width = self.image.shape[:2]
         small = library.fromarray((255 * looked / looked.max()).astype(np.uint8))
         strength = np.asarray(small.resize((width, height), library.Resampling.BILINEAR))[..., None] / 255 * 0.7

@@ -68,6 +68,11 @@ def test_an_overlay_is_red_where_the_first_token_looks(tmp_path):
     red = picture[..., 0] - picture[..., 2]
     assert red[:4, -4:].min() > 150
     assert red[-4:, :4].max() == 0
+    np.testing.assert_array_equal(look.rollout()[0], [0.5, 0, 0.5, 0, 0])
+    twice = dataclasses.replace(look, attentions=np.concatenate((attentions, attentions)))
+    np.testing.assert_array_equal(twice.rollout()[0], [0.25, 0, 0.5, 0, 0])
+    twice.overlay(tmp_path / "all.png", layer=None)
+    assert (np.asarray(Image.open(tmp_path / "all.png")) == picture).all()
 
 
 def test_an_image_is_seen_in_patches():
