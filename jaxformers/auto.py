@@ -48,9 +48,11 @@ __all__ = [
     "AutoModelForTableQuestionAnswering",
     "AutoModelForTextEncoding",
     "AutoModelForTokenClassification",
+    "AutoModelForVision2Seq",
     "AutoModelForZeroShotImageClassification",
     "AutoProcessor",
     "AutoTokenizer",
+    "VisionEncoderDecoderModel",
 ]
 
 
@@ -99,7 +101,28 @@ AutoModelForSpeechSeq2Seq = AutoHead("speech-seq2seq")
 AutoModelForTableQuestionAnswering = AutoHead("table-question-answering")
 AutoModelForTextEncoding = AutoHead("text-encoding")
 AutoModelForTokenClassification = AutoHead("token-classification")
+AutoModelForVision2Seq = AutoHead("vision2seq")
 AutoModelForZeroShotImageClassification = AutoHead("zero-shot-image-classification")
+
+
+class VisionEncoderDecoderModel:
+    """transformers' class of that name, which is also how two checkpoints become one model."""
+
+    @staticmethod
+    def from_pretrained(source: str | os.PathLike[str], **options: Any) -> Model:
+        """`load(source, head="vision2seq", **options)`."""
+        return load(source, "vision2seq", **options)
+
+    @staticmethod
+    def from_encoder_decoder_pretrained(
+        encoder: str | os.PathLike[str], decoder: str | os.PathLike[str], *, seed: int = 0, **ids: int
+    ) -> Model:
+        """Loads both and joins them (`families.vision_encoder_decoder.join`): what looks at the encoder is drawn from `seed`."""
+        from jaxformers.families.vision_encoder_decoder import DECODERS, join
+
+        raw = read_json(locate(decoder) / "config.json")
+        writes = DECODERS.get(family_of(raw, f"{decoder}: config.json").name)
+        return join(load(encoder), load(decoder, writes.head if writes else "causal-lm"), seed=seed, **ids)
 
 
 class AutoConfig:

@@ -279,7 +279,7 @@ def stack(
       The last output, all hidden states (N + 1) or None, all attention weights (N) or None.
     """
     stacked = params if isinstance(params, dict) else None
-    depth = len(params) if stacked is None else jax.tree.leaves(stacked)[0].shape[0]
+    depth = depth_of(params)
     keys = None if rng is None else jax.random.split(rng, depth)
     beside = beside or {}
 
@@ -308,6 +308,11 @@ def stack(
     return x_BLD, first + states if output_hidden_states else None, maps if output_attentions else None
 
 
+def depth_of(layers: Tree | Sequence[Tree]) -> int:
+    """The number of layers, stacked or one by one."""
+    return int(jax.tree.leaves(layers)[0].shape[0]) if isinstance(layers, dict) else len(layers)
+
+
 def _states(x: Any) -> jax.Array:
     return x[0] if isinstance(x, tuple) else x
 
@@ -327,7 +332,7 @@ def apart(params: Tree) -> Tree:
     def one_by_one(name: str, tree: Any) -> Any:
         if name != "layers":
             return apart(tree) if isinstance(tree, dict) else tree
-        depth = jax.tree.leaves(tree)[0].shape[0]
+        depth = depth_of(tree)
         return tree if _scans(depth, Execution()) else tuple(unstack(tree, depth))
 
     return {name: one_by_one(name, tree) for name, tree in params.items()}

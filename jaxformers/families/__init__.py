@@ -54,6 +54,7 @@ MODULES = {
     "tapas": "jaxformers.families.tapas",
     "transfo-xl": "jaxformers.families.transfo_xl",
     "vgg": "jaxformers.families.vgg",
+    "vision-encoder-decoder": "jaxformers.families.vision_encoder_decoder",
     "vit": "jaxformers.families.vit",
     "vit_mae": "jaxformers.families.vit_mae",
     "wav2vec2": "jaxformers.families.wav2vec2",

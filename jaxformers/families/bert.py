@@ -8,9 +8,9 @@ import dataclasses
 from functools import partial
 
 from jaxformers.core import heads
-from jaxformers.core.layers import declare_linear
+from jaxformers.core.layers import declare_linear, declare_norm
 from jaxformers.core.params import Tree, normal, stacked
-from jaxformers.core.transformer import declare_post_norm
+from jaxformers.core.transformer import declare_heads_in, declare_heads_out, declare_post_norm
 from jaxformers.families.config import keys_of, read_config, write_config
 from jaxformers.families.model import Family, Forward, class_names
 from jaxformers.families.text_encoder import (
@@ -39,6 +39,18 @@ config_from_hf = partial(read_config, BertConfig, KEYS, FIXED, IGNORED)
 config_to_hf = partial(write_config, KEYS, "bert")
 
 
+def declare_cross(config: BertConfig) -> Tree:
+    """What a block has beside where BERT writes under an encoder, which it looks at after itself."""
+    D, H, init, at = config.hidden_size, config.num_attention_heads, normal(config.initializer_range), CROSS
+    names = {"query": "self.query", "key": "self.key", "value": "self.value"}
+    cross = {ours: declare_heads_in(D, H, D // H, at + name, init) for ours, name in names.items()}
+    return {
+        "cross": {**cross, "out": declare_heads_out(D, H, D // H, at + "output.dense", init)},
+        "cross_norm": declare_norm(D, at + "output.LayerNorm"),
+    }
+
+
+CROSS = "bert.encoder.layer.{}.crossattention."
 POOLED = (None, "sequence-classification", "next-sentence-prediction", "pretraining", "multiple-choice")
 
 

@@ -1,6 +1,7 @@
 """GPT-2 (Radford et al. 2019): a pre-norm decoder with learned positions; query, key and value are one projection.
 
-Its own: PyTorch keeps its projections as we do, inputs first. Token types (if given) are looked up among the words.
+Its own: PyTorch keeps its projections as we do, inputs first. Token types (if given) are looked up among the words. Under an
+encoder (`families.vision_encoder_decoder`) each block also looks at what that has read: `declare_cross`, `block_across`.
 """
 
 import dataclasses
@@ -14,8 +15,10 @@ from jaxformers.core import positions
 from jaxformers.core.layers import ACTIVATIONS, declare_norm, dropout, layer_norm, linear, product, split_rng
 from jaxformers.core.params import Initialiser, Param, Tree, normal, stacked, zeros
 from jaxformers.core.transformer import heads_out
-from jaxformers.families import text_decoder
+from jaxformers.errors import ConfigError
+from jaxformers.families import text_decoder, text_seq2seq
 from jaxformers.families.config import keys_of, read_config, write_config
+from jaxformers.families.cross_attention import look_across
 from jaxformers.families.model import Family, class_names
 from jaxformers.families.text_decoder import FIXED, INPUTS, DecoderConfig, View, look_back
 from jaxformers.families.text_encoder import Text
@@ -96,6 +99,34 @@ def declare_block(config: Any) -> Tree:
     }  # fmt: skip
 
 
+def declare_cross(config: GPT2Config) -> Tree:
+    """What a block has beside under an encoder. Raises `ConfigError` for weights by layer, which no such model has."""
+    if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights:
+        raise ConfigError("a GPT-2 under an encoder has the usual scale of attention, and none by layer")
+    D, H, init = config.hidden_size, config.num_attention_heads, normal(config.initializer_range)
+    K, at, axes = D // H, "transformer.h.{}.", ("heads", "head_size")
+    pair, query, out = (f"{at}crossattention.{name}" for name in ("c_attn", "q_attn", "c_proj"))
+    return {
+        "cross": {
+            "query": {
+                "kernel": Param((D, H, K), ("embed", *axes), init, f"{query}.weight", "d (h k) -> d h k"),
+                "bias": Param((H, K), axes, zeros, f"{query}.bias", "(h k) -> h k", decay=False),
+            },
+            "pair": {
+                "kernel": Param(
+                    (D, 2, H, K), ("embed", "parts", *axes), init, f"{pair}.weight", "d (c h k) -> d c h k"
+                ),
+                "bias": Param((2, H, K), ("parts", *axes), zeros, f"{pair}.bias", "(c h k) -> c h k", decay=False),
+            },
+            "out": {
+                "kernel": Param((H, K, D), (*axes, "embed"), init, f"{out}.weight", "(h k) d -> h k d"),
+                "bias": Param((D,), ("embed",), zeros, f"{out}.bias", decay=False),
+            },
+        },
+        "cross_norm": declare_norm(D, at + "ln_cross_attn"),
+    }
+
+
 def declare(config: GPT2Config, head: str | None = None) -> Tree:
     """Every parameter of GPT-2 with `head`: shape, axes, initialiser, checkpoint name and layout."""
     D, init = config.hidden_size, normal(config.initializer_range)
@@ -160,6 +191,30 @@ def block(layer: Tree, carried: Any, *, config: GPT2Config, rng: Any, **options:
     y_BLD = layer_norm(layer["output_norm"], x_BLD, config.layer_norm_eps)
     x_BLD = x_BLD + feed_forward(layer, y_BLD, config, rng_output)
     return (shard(x_BLD, "batch", "length", "embed"), cache), weights_BHLS
+
+
+def block_across(
+    layer: Tree, carried: Any, *, view: text_seq2seq.View, config: GPT2Config, rng: Any, maps: bool, kernel: str | None
+) -> Any:
+    """One block under an encoder, at which it looks between its two sums; returns what `text_seq2seq.block` does."""
+    x_BLD, cache = carried
+    rng_own, rng_cross, rng_drop, rng_output = split_rng(rng, 4)
+    options: Any = {"config": config, "maps": maps, "kernel": kernel}
+    y_BLD = layer_norm(layer["attention_norm"], x_BLD, config.layer_norm_eps)
+    assert view.mask is not None
+    own = View(None, view.mask, None)
+    a_BLD, weights, cache = attention(layer, y_BLD, cache, view=own, rng=rng_own, **options)
+    x_BLD = x_BLD + a_BLD
+    y_BLD = layer_norm(layer["cross_norm"], x_BLD, config.layer_norm_eps)
+    with jax.named_scope("cross_attention"):
+        a_BLD, cross_weights = look_across(
+            layer, y_BLD, cache, view.source, view.source_mask, dropout_rate=config.attention_probs_dropout_prob,
+            rng=rng_cross, maps=maps, kernel=kernel,
+        )  # fmt: skip
+    x_BLD = x_BLD + dropout(a_BLD, config.hidden_dropout_prob, rng_drop)
+    y_BLD = layer_norm(layer["output_norm"], x_BLD, config.layer_norm_eps)
+    x_BLD = x_BLD + feed_forward(layer, y_BLD, config, rng_output)
+    return (shard(x_BLD, "batch", "length", "embed"), cache), (weights, cross_weights)
 
 
 def norm(params: Tree, x_BLD: jax.Array, config: GPT2Config) -> jax.Array:

@@ -38,6 +38,9 @@ CLASS_NAMES = {
     "masked-image-modeling": "ForMaskedImageModeling",
 }
 
+# heads whose decoder answers what an encoder has read, heard or seen
+ANSWERS = ("seq2seq-lm", "speech-seq2seq", "vision2seq")
+
 # head -> the arrays it takes beside those of its trunk
 HEAD_INPUTS: dict[str | None, tuple[str, ...]] = {
     "question-answering-beam": ("p_mask", "cls_index", "start_positions"),
@@ -68,7 +71,7 @@ class Family:
       cache: (config, batch, slots, dtype) -> an empty `Cache`; None where the family cannot generate.
       asks_ahead: whether what comes next is asked at the place where it will stand (XLNet's target, XLM's mask token): one token
         more is read, and nothing is told of what comes after the tokens before.
-      encode: of models that answer a sound, the encoder alone: (params, input_features, config) -> `Output`.
+      encode: of models that answer a sound or an image, the encoder alone: (params, that, config) -> `Output`.
       decoder_inputs: of encoder-decoders, (labels [B, L], config) -> the `decoder_input_ids` they are predicted from.
       trunk: top-level keys of the tree that every head shares and no checkpoint may lack.
       inputs: the arrays its trunk takes.

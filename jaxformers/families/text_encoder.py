@@ -60,6 +60,7 @@ class EncoderConfig(TextConfig):
     type_vocab_size: int = 2
 
     SIZES: ClassVar[tuple[str, ...]] = (*TextConfig.SIZES, "type_vocab_size")
+    activation_dropout = 0.0  # which encoder-decoders have, and asks of any that writes
 
 
 FIXED = {

@@ -19,8 +19,9 @@ from jaxformers.core.cache import Cache, extend, recall, remember
 from jaxformers.core.layers import ACTIVATIONS, declare_linear, dropout, linear, split_rng
 from jaxformers.core.outputs import Output
 from jaxformers.core.params import Initialiser, Tree
-from jaxformers.core.transformer import Execution, heads_in, heads_out, stack
+from jaxformers.core.transformer import Execution, depth_of, heads_in, heads_out, stack
 from jaxformers.errors import InputError
+from jaxformers.families.cross_attention import keep_source, look_across
 from jaxformers.families.model import Forward
 from jaxformers.families.text_encoder import Text
 from jaxformers.parallel.mesh import shard
@@ -109,13 +110,11 @@ def block(
     cross_weights = None
     if "cross" in layer:
         with jax.named_scope("cross_attention"):
-            q_BLHK = heads_in(layer["cross"]["query"], normed("cross_norm", x_BLD, norm_first))
-            if cache is None:
-                k_BSHK, v_BSHK = (heads_in(layer["cross"][name], view.source) for name in ("key", "value"))  # type: ignore[arg-type]
-            else:
-                k_BSHK, v_BSHK = recall(cache.cross, layer["number"])
-            a_BLHK, cross_weights = look_at_source(q_BLHK, k_BSHK, v_BSHK, view.source_mask, rng=rngs[2], **options)
-            x_BLD = added("cross_norm", x_BLD, heads_out(layer["cross"]["out"], a_BLHK), rngs[3])
+            y_BLD = normed("cross_norm", x_BLD, norm_first)
+            a_BLD, cross_weights = look_across(
+                layer, y_BLD, cache, view.source, view.source_mask, rng=rngs[2], **options
+            )
+            x_BLD = added("cross_norm", x_BLD, a_BLD, rngs[3])
     with jax.named_scope("feed_forward"):
         y_BLD, activation = normed("output_norm", x_BLD, norm_first), ACTIVATIONS[config.hidden_act]
         up_BLF = linear(layer["up"], y_BLD)
@@ -123,42 +122,6 @@ def block(
         h_BLF = dropout(shard(h_BLF, "batch", "length", "mlp"), config.activation_dropout, rngs[4])
         x_BLD = added("output_norm", x_BLD, linear(layer["down"], h_BLF), rngs[5])
     return (shard(x_BLD, "batch", "length", "embed"), cache), (weights, cross_weights)
-
-
-def look_at_source(
-    q_RLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: Mask | None, **options: Any
-) -> tuple[jax.Array, jax.Array | None]:
-    """Attention of R rows to B texts, each of which R / B rows next to each other look at (beams): nothing is copied for them.
-
-    Returns:
-      The attended values [R, L, H, K], and the weights [R, H, L, S] if asked for.
-    """
-    (R, L, H, K), (B, S) = q_RLHK.shape, k_BSHK.shape[:2]
-    each = R // B
-    a_BLHK, weights = attend(q_RLHK.reshape(B, each * L, H, K), k_BSHK, v_BSHK, mask, **options)
-    if weights is not None and each > 1:
-        weights = weights.reshape(B, H, each, L, S).swapaxes(1, 2).reshape(R, H, L, S)
-    return a_BLHK.reshape(R, L, H, K), weights
-
-
-def keep_source(layers: Any, source_BSD: jax.Array, mask: jax.Array | None) -> Cache:
-    """The keys and values that every layer of a decoder makes of what the encoder has read.
-
-    Args:
-      layers: the decoder's, stacked or one by one.
-      source_BSD: the encoder's states.
-      mask: [B, S], 1 for tokens and 0 for padding; None means no padding.
-    """
-
-    def one(layer: Tree) -> tuple[jax.Array, jax.Array]:
-        k_BSHK, v_BSHK = (heads_in(layer["cross"][name], source_BSD) for name in ("key", "value"))
-        return k_BSHK.swapaxes(1, 2), v_BSHK.swapaxes(1, 2)
-
-    keys: Any
-    values: Any
-    keys, values = jax.vmap(one)(layers) if isinstance(layers, dict) else zip(*map(one, layers), strict=True)
-    B, S = source_BSD.shape[:2]
-    return Cache(keys, values, jnp.ones((B, S), bool) if mask is None else mask != 0, jnp.int32(S))
 
 
 # -- a model -----------------------------------------------------------------------------------------------------------
@@ -305,12 +268,11 @@ def _run(
 ) -> Any:  # fmt: skip
     """Embeds, runs a stack, finishes: ((x_BLD, cache), all states or None, all weights or None)."""
     tree, rngs = params[name], split_rng(rng, 3)
-    depth = config.num_hidden_layers if name == "encoder" else config.num_decoder_layers
     (x_BLD, cache), states, maps = stack(
         tree["layers"],
         partial(parts.block, view=view, config=config),
         (parts.embed(params, name, text, config, rngs[0]), cache),
-        beside={"number": np.arange(depth)},
+        beside={"number": np.arange(depth_of(tree["layers"]))},
         rng=rngs[1],
         **options,
     )
@@ -340,10 +302,11 @@ def shift_right(ids_BL: jax.Array, config: Any) -> jax.Array:
     """What a decoder reads to predict `ids_BL`: the same one place later, after `decoder_start_token_id`; padding for -100.
 
     Raises:
-      InputError: the config has no `decoder_start_token_id`.
+      InputError: the config has no `decoder_start_token_id`, or no `pad_token_id`.
     """
-    if config.decoder_start_token_id is None:
-        raise InputError("decoder_input_ids cannot be made: the config has no decoder_start_token_id")
+    for name in ("decoder_start_token_id", "pad_token_id"):
+        if getattr(config, name) is None:
+            raise InputError(f"decoder_input_ids cannot be made: the config has no {name}")
     first_B1 = jnp.full_like(ids_BL[:, :1], config.decoder_start_token_id)
     shifted_BL = jnp.concatenate((first_B1, ids_BL[:, :-1]), axis=1)
     return jnp.where(shifted_BL == -100, config.pad_token_id, shifted_BL)

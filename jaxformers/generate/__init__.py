@@ -31,6 +31,7 @@ def generate(
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
     input_features: Any = None,
+    pixel_values: Any = None,
     encoder_outputs: Any = None,
     generation_config: GenerationConfig | None = None,
     rng: jax.Array | int | None = None,
@@ -43,7 +44,8 @@ def generate(
     """Goes on from prompts, or answers what an encoder reads.
 
     Args:
-      model: a decoder with the head `causal-lm`, or an encoder-decoder with `seq2seq-lm` or `speech-seq2seq`.
+      model: a decoder with the head `causal-lm`, or an encoder-decoder with `seq2seq-lm`, `speech-seq2seq` or
+        `vision2seq`.
       input_ids: [B, L] token ids, of an encoder-decoder for its encoder; None starts a decoder from `bos_token_id`.
       attention_mask: [B, L], 1 for tokens and 0 for padding, on either side; None means that padding is what has the padding
         token's id, unless that also ends a text.
@@ -51,6 +53,7 @@ def generate(
         put before them where none begins with it.
       decoder_attention_mask: [B, P] of these.
       input_features: [B, bands, frames], what a speech model's encoder hears, in place of `input_ids`.
+      pixel_values: [B, Y, X, C], images that a vision-encoder-decoder tells of.
       encoder_outputs: [B, S, D], what it made of them, where that is known.
       generation_config: in place of the model's own.
       rng: key (or seed) for what is drawn, or a key [B] for each row; None is the seed 0.
@@ -77,7 +80,9 @@ def generate(
     """
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
               allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
-              decoder=(decoder_input_ids, decoder_attention_mask), heard=(input_features, encoder_outputs))  # fmt: skip
+              decoder=(decoder_input_ids, decoder_attention_mask),
+              perceived={"input_features": input_features, "pixel_values": pixel_values,
+                         "encoder_outputs": encoder_outputs})  # fmt: skip
     for _ in run.parts(1 if prefix_allowed_tokens_fn else CHUNK if run.config.stop_strings else run.most):
         pass
     return run.output()
@@ -91,6 +96,7 @@ def stream(
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
     input_features: Any = None,
+    pixel_values: Any = None,
     encoder_outputs: Any = None,
     generation_config: GenerationConfig | None = None,
     rng: jax.Array | int | None = None,
@@ -110,7 +116,9 @@ def stream(
     """
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
               allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
-              decoder=(decoder_input_ids, decoder_attention_mask), heard=(input_features, encoder_outputs))  # fmt: skip
+              decoder=(decoder_input_ids, decoder_attention_mask),
+              perceived={"input_features": input_features, "pixel_values": pixel_values,
+                         "encoder_outputs": encoder_outputs})  # fmt: skip
     if run.rules.beams > 1:
         raise InputError("beams cannot be streamed, for they may change their mind: leave num_beams at 1")
     return (run.new()[:, -1] for _ in run.parts(1))

@@ -12,6 +12,7 @@ from reprlib import repr as shown
 from typing import Any
 
 from jaxformers.errors import ConfigError, InputError
+from jaxformers.families.model import ANSWERS
 
 # Keys of a generation_config.json that change no token we give, each with why.
 IGNORED = {
@@ -44,7 +45,6 @@ FIXED: dict[str, tuple[Any, str]] = {
     "watermarking_config": (None, "watermarks"),
     "dola_layers": (None, "contrast of layers"),
 }
-ANSWERS = ("seq2seq-lm", "speech-seq2seq")  # heads whose decoder answers what an encoder read or heard
 Ids = tuple[int, ...]
 
 

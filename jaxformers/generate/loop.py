@@ -15,15 +15,16 @@ import jax.numpy as jnp
 from jaxformers.core.cache import Cache, by_layer, pick_rows
 from jaxformers.core.params import Tree
 from jaxformers.families import Family
+from jaxformers.families.model import ANSWERS
 from jaxformers.generate.processors import Rules, chain
 from jaxformers.generate.written import Knobs, Source, Written
 from jaxformers.parallel.mesh import activate
 
 # head -> what the arrays are called that it goes on from
 DECODER = ("decoder_input_ids", "decoder_attention_mask")
-READS = {"causal-lm": ("input_ids", "attention_mask"), "seq2seq-lm": DECODER, "speech-seq2seq": DECODER}
-# and, of an encoder-decoder, what its encoder's are called: a text; or what it made of a sound
-SOURCES = {"seq2seq-lm": ("input_ids", "attention_mask"), "speech-seq2seq": ("encoder_outputs",)}
+READS = {"causal-lm": ("input_ids", "attention_mask"), **dict.fromkeys(ANSWERS, DECODER)}
+# and, of an encoder-decoder, what its encoder's are called: a text; or what it made of a sound or an image
+SOURCES = {**dict.fromkeys(ANSWERS, ("encoder_outputs",)), "seq2seq-lm": ("input_ids", "attention_mask")}
 Key = tuple[Family, str | None, Any, Any]  # family, head, config, mesh: what a model is but for its parameters
 
 

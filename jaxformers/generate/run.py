@@ -85,13 +85,13 @@ class Run:
         tokenizer: Any,
         assistant: Model | None = None,
         decoder: tuple[Any, Any] = (None, None),
-        heard: tuple[Any, Any] = (None, None),
+        perceived: Mapping[str, Any] | None = None,
     ) -> None:
         for each in (model, *([] if assistant is None else [assistant])):
             if each.family.cache is None or each.head not in loop.READS:
                 raise InputError(
-                    "generate needs a decoder with the head 'causal-lm', or an encoder-decoder with 'seq2seq-lm' or "
-                    "'speech-seq2seq', "
+                    "generate needs a decoder with the head 'causal-lm', or an encoder-decoder with 'seq2seq-lm', "
+                    "'speech-seq2seq' or 'vision2seq', "
                     f"found {each.family.name} with {each.head!r}"
                 )
         self.model, self.allow, self.tokenizer = model, allow, tokenizer
@@ -101,10 +101,10 @@ class Run:
             raise InputError("stop_strings are texts: give tokenizer= too")
         source = None
         if model.head in loop.SOURCES:
-            if model.head == "speech-seq2seq":
-                source = _sound(model, *heard, self.config)
-            else:
+            if model.head == "seq2seq-lm":
                 source = _source(model, input_ids, attention_mask, self.config)
+            else:
+                source = _perceived(model, perceived or {}, self.config)
             self.ids, mask = _decoder_prompts(model, *decoder, self.config, len(source.tokens))
         else:
             self.ids, mask = _prompts(model, input_ids, attention_mask, self.config)
@@ -304,30 +304,38 @@ def _source(model: Model, input_ids: Any, attention_mask: Any, config: Generatio
     return Source(ids, mask)  # type: ignore[arg-type]  # which go to the device with the first program
 
 
-def _sound(model: Model, input_features: Any, encoder_outputs: Any, config: GenerationConfig) -> Source:
-    """What the encoder makes of a sound."""
-    if (input_features is None) == (encoder_outputs is None):
-        raise InputError(
-            "this model answers a sound: give input_features, or the encoder_outputs that were made of them"
-        )
+# head -> what its encoder takes that is no text, what that is called, and what it is
+PERCEIVES = {
+    "speech-seq2seq": ("input_features", "a sound"),
+    "vision2seq": ("pixel_values", "an image"),
+}
+
+
+def _perceived(model: Model, given: Mapping[str, Any], config: GenerationConfig) -> Source:
+    """What the encoder makes of a sound or an image; `given` has that, or `encoder_outputs`."""
+    name, what = PERCEIVES[str(model.head)]
+    raw, known = given.get(name), given.get("encoder_outputs")
+    if (raw is None) == (known is None):
+        raise InputError(f"this model answers {what}: give {name}, or the encoder_outputs that were made of them")
     if config.encoder_repetition_penalty != 1 or config.encoder_no_repeat_ngram_size:
         raise InputError(
-            "encoder_repetition_penalty and encoder_no_repeat_ngram_size look at tokens that are read, and a sound has none"
+            "encoder_repetition_penalty and encoder_no_repeat_ngram_size look at tokens that are read, "
+            f"and {what} has none"
         )
-    return Source(hear(model, input_features) if encoder_outputs is None else encoder_outputs, None)
+    return Source(perceive(model, raw) if known is None else known, None)
 
 
-def hear(model: Model, input_features: Any) -> jax.Array:
-    """The states [B, S, D] that a speech model's encoder makes of `input_features`."""
+def perceive(model: Model, given: Any) -> jax.Array:
+    """The states [B, S, D] that a model's encoder makes of sounds or images."""
     _, (family, _, config, mesh) = _prepared(model)
-    return _hear(model.params, input_features, key=(family, config, mesh))
+    return _perceive(model.params, given, key=(family, config, mesh))
 
 
 @partial(jax.jit, static_argnames="key")
-def _hear(params: Tree, input_features: jax.Array, *, key: Any) -> jax.Array:
+def _perceive(params: Tree, given: jax.Array, *, key: Any) -> jax.Array:
     family, config, mesh = key
     with activate(mesh):
-        states: jax.Array = family.encode(params, input_features, config=config).last_hidden_state
+        states: jax.Array = family.encode(params, given, config=config).last_hidden_state
     return states
 
 

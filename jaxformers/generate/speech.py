@@ -16,7 +16,7 @@ from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import GenerateOutput, generate
 from jaxformers.generate.processors import NEVER
-from jaxformers.generate.run import hear
+from jaxformers.generate.run import perceive
 from jaxformers.generate.written import Written
 
 TASKS = ("transcribe", "translate")
@@ -90,7 +90,7 @@ def transcribe(
       InputError: a language or task the model has no token for.
     """
     said = {**model.generation, **{key: options.pop(key) for key in ("forced_decoder_ids",) if key in options}}
-    states = hear(model, jnp.asarray(input_features))
+    states = perceive(model, jnp.asarray(input_features))
     prompt = beginnings(model, states, said, language, task, return_timestamps)
     own = tuple(logits_processor)
     if return_timestamps:

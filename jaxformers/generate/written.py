@@ -50,7 +50,7 @@ class Written:
         """The tokens that are gone on from, what the encoder reads or else the prompt, [R, n], and which are real."""
         if self.source is None:
             return self.tokens, self.real & (jnp.arange(self.tokens.shape[1]) < self.prompt)[None]
-        assert self.source.real is not None, "a sound has no tokens"
+        assert self.source.real is not None, "a sound or an image has no tokens"
         each = self.tokens.shape[0] // self.source.tokens.shape[0]
         return jnp.repeat(self.source.tokens, each, axis=0), jnp.repeat(self.source.real, each, axis=0)
 

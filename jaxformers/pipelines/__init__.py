@@ -26,6 +26,7 @@ from jaxformers.families import Family, Model, family_of, head_of
 from jaxformers.pipelines import (
     answers,
     audio,
+    captions,
     embeddings,
     generation,
     images,
@@ -59,7 +60,8 @@ class Task:
 
     Args:
       build: `build(parts, **options) -> Pipeline`; options it does not name go to the pipeline's stages.
-      head: the head its model has; of several the first that its family has; None takes any and leaves it aside.
+      head: the head its model has; of several the one that its config.json names, else the first that its family has; None
+        takes any and leaves it aside.
       default: the model where none is given: hub id and revision; None where there is no usual one.
       takes: what prepares its inputs, by the names in `PREPARERS`.
     """
@@ -69,11 +71,12 @@ class Task:
     default: tuple[str, str] | None
     takes: tuple[str, ...] = ("tokenizer",)
 
-    def head_in(self, family: Family) -> str | None:
-        """The head that a model of this family has for it."""
-        if isinstance(self.head, tuple):
-            return next((head for head in self.head if head in family.heads), self.head[0])
-        return self.head
+    def heads_in(self, family: Family, named: Any = None) -> tuple[str | None, ...]:
+        """The heads that a model of this family may have for it, the likeliest first; `named` are config.json's architectures."""
+        heads = self.head if isinstance(self.head, tuple) else (self.head,)
+        there = [head for head in heads if head in family.heads] or heads
+        said = [head for head in there if isinstance(named, list) and family.architectures.get(head) in named]
+        return (*said, *(head for head in there if head not in said))
 
 
 # what prepares inputs: its name as an argument -> its class, what loads it, and what it is called in a sentence
@@ -135,8 +138,13 @@ TASKS = {
         ("facebook/wav2vec2-base-960h", "22aad52"),
         ("tokenizer", "feature_extractor"),
     ),
-    "image-classification": Task(images.image_classification, "image-classification", VIT_BASE, IMAGES),
+    "image-classification": Task(
+        images.image_classification, ("image-classification", "image-classification-with-teacher"), VIT_BASE, IMAGES
+    ),
     "image-feature-extraction": Task(images.image_feature_extraction, None, VIT_BASE, IMAGES),
+    "image-to-text": Task(
+        captions.image_to_text, "vision2seq", ("ydshieh/vit-gpt2-coco-en", "5bebf1e"), ("tokenizer", *IMAGES)
+    ),
     "image-segmentation": Task(images.image_segmentation, "semantic-segmentation", None, IMAGES),
     "zero-shot-image-classification": Task(
         images.zero_shot_image_classification, "zero-shot-image-classification", CLIP_BASE, ("tokenizer", *IMAGES)
@@ -157,7 +165,9 @@ HEAD_TASKS: dict[str | None, str] = {
     "ctc": "automatic-speech-recognition",
     "speech-seq2seq": "automatic-speech-recognition",
     "image-classification": "image-classification",
+    "image-classification-with-teacher": "image-classification",
     "semantic-segmentation": "image-segmentation",
+    "vision2seq": "image-to-text",
     "zero-shot-image-classification": "zero-shot-image-classification",
     None: "feature-extraction",
 }
@@ -241,11 +251,12 @@ def pipeline(
         parts = _handed_over(task, model, preparers, dtype, mesh, revision)
     else:
         folder = locate(model, revision=revision)
+        raw = read_json(folder / "config.json")
+        family = family_of(raw, str(folder))
         if task is None:
-            raw = read_json(folder / "config.json")
-            task = _task_of(head_of(raw, str(folder)), family_of(raw, str(folder)), os.fspath(model))
-        head = TASKS[task].head_in(family_of(read_json(folder / "config.json"), str(folder)))
-        loaded = load(folder, head=head, dtype=dtype, mesh=mesh)
+            task = _task_of(head_of(raw, str(folder)), family, os.fspath(model))
+        heads = TASKS[task].heads_in(family, raw.get("architectures"))
+        loaded = load(folder, head=heads[0], dtype=dtype, mesh=mesh)
         parts = Parts(loaded, folder, mesh, **_prepared(TASKS[task].takes, preparers, folder))
     build = TASKS[task].build
     known = [name for name in options if name in inspect.signature(build).parameters and name != "parts"]
@@ -330,9 +341,9 @@ def _handed_over(
     task: str, model: Model, preparers: dict[str, Any], dtype: Any, mesh: Mesh | None, revision: str | None
 ) -> Parts:
     """The parts of a pipeline over a `Model`."""
-    wanted = TASKS[task].head_in(model.family)
-    if wanted is not None and model.head != wanted:
-        raise InputError(f"{task} needs a model with the head {wanted!r}, found {model.head!r}")
+    wanted = TASKS[task].heads_in(model.family)
+    if wanted[0] is not None and model.head not in wanted:
+        raise InputError(f"{task} needs a model with the head {wanted[0]!r}, found {model.head!r}")
     if revision is not None or dtype != "float32":
         raise InputError("dtype and revision say how to load a model, and this one is loaded already")
     prepared = _prepared(TASKS[task].takes, preparers, None)

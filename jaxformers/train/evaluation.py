@@ -15,6 +15,7 @@ from jaxformers.data import Batches, choose_buckets
 from jaxformers.data.loader import Collator, iterate
 from jaxformers.errors import InputError
 from jaxformers.families import Model
+from jaxformers.families.model import ANSWERS
 from jaxformers.generate import generate
 from jaxformers.parallel.distributed import fetch
 from jaxformers.parallel.mesh import make_mesh
@@ -28,12 +29,7 @@ EVAL_BUCKETS, TRAIN_BUCKETS = 3, 6  # programs at most: one more saves 1-2 % of 
 OWN_LENGTHS = ("labels", "decoder_input_ids", "decoder_attention_mask")  # of what an encoder-decoder answers
 PAD = -100  # fills predictions and labels of unequal length, as transformers does
 
-LANGUAGE_MODELS = (
-    "masked-lm",
-    "causal-lm",
-    "seq2seq-lm",
-    "speech-seq2seq",
-)  # heads whose loss is a cross-entropy a token
+LANGUAGE_MODELS = ("masked-lm", "causal-lm", *ANSWERS)  # heads whose loss is a cross-entropy a token
 
 
 class EvalPrediction(NamedTuple):
@@ -367,7 +363,7 @@ def _run(
 
 def own_lengths(model: Model) -> tuple[str, ...]:
     """The columns whose lengths are not those of what the model reads."""
-    return OWN_LENGTHS if model.head in ("seq2seq-lm", "speech-seq2seq") else ()
+    return OWN_LENGTHS if model.head in ANSWERS else ()
 
 
 def make_batches(data: Any, shapes: int, *, own_lengths: Sequence[str] = (), **options: Any) -> Batches:

@@ -17,6 +17,7 @@ from jaxformers.core.outputs import Output
 from jaxformers.core.vocabulary import Words
 from jaxformers.data.collate import IGNORE
 from jaxformers.errors import InputError
+from jaxformers.families.model import ANSWERS
 
 Batch = dict[str, jax.Array]
 LossFn = Callable[[Output, Batch], tuple[jax.Array, jax.Array]]
@@ -227,7 +228,7 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
     if head in ("sequence-classification", "image-classification", "audio-classification", "multiple-choice",
                 "next-sentence-prediction"):  # fmt: skip
         return partial(classification, smoothing=smoothing)
-    if head in ("token-classification", "audio-frame-classification", "masked-lm", "seq2seq-lm", "speech-seq2seq"):
+    if head in ("token-classification", "audio-frame-classification", "masked-lm", *ANSWERS):
         return partial(tokens, smoothing=smoothing)
     if head == "causal-lm":  # of a model that looks both ways (XLNet) a token is predicted where it stands
         return partial(next_tokens if config.LOOKS_BACK else tokens, smoothing=smoothing)

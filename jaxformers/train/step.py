@@ -16,6 +16,7 @@ from jaxformers.core.transformer import Execution
 from jaxformers.core.vocabulary import unmultiplied
 from jaxformers.errors import InputError
 from jaxformers.families import Model
+from jaxformers.families.model import ANSWERS
 from jaxformers.parallel.mesh import ACTIVATION_RULES, activate, make_mesh, specification
 from jaxformers.train import neftune
 from jaxformers.train.arguments import TrainingArguments
@@ -267,12 +268,7 @@ def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a batch the forward pass takes; what a decoder reads to predict `labels`, if not there, is made of them."""
     given = {key: value for key, value in batch.items() if key in model.inputs}
     make = model.family.decoder_inputs
-    if (
-        make
-        and model.head in ("seq2seq-lm", "speech-seq2seq")
-        and "labels" in batch
-        and "decoder_inputs_embeds" not in given
-    ):
+    if make and model.head in ANSWERS and "labels" in batch and "decoder_inputs_embeds" not in given:
         given.setdefault("decoder_input_ids", make(batch["labels"], model.config))
     return given
 

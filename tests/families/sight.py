@@ -137,7 +137,15 @@ BEIT = Row(
         ),
     },
 )
+VISION_ENCODER_DECODER = Row(
+    family="vision-encoder-decoder",
+    config=pixels.VISION_ENCODER_DECODER,
+    whole="vision2seq",
+    without=(None,),  # which transformers has not
+    brief=True,
+    variants={"a Swin and a BERT": (("vision2seq",), pixels.BERT_WRITES)},
+)
 VGG = Row(  # transformers has none: parity is with a module of PyTorch's own, in test_vgg
     family="vgg", config=pixels.VGG, whole="image-classification", brief=True, variants={}
 )
-ROWS = (VIT, DEIT, DINOV2, VIT_MAE, CONVNEXT, CLIP, RESNET, SWIN, SEGFORMER, EFFICIENTNET, BEIT)
+ROWS = (VIT, DEIT, DINOV2, VIT_MAE, CONVNEXT, CLIP, RESNET, SWIN, SEGFORMER, EFFICIENTNET, BEIT, VISION_ENCODER_DECODER)

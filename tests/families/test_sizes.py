@@ -173,6 +173,14 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
         4_007_548,
     ),
     "beit-base-patch16-224": ({"model_type": "beit", "use_relative_position_bias": True}, 85_761_984),
+    "vit-gpt2-image-captioning": (
+        {
+            "model_type": "vision-encoder-decoder",
+            "encoder": {"model_type": "vit"},
+            "decoder": {"model_type": "gpt2", "is_decoder": True, "add_cross_attention": True},
+        },
+        239_195_904,
+    ),
     "mit-b0": ({"model_type": "segformer"}, 3_319_392),
     "nllb-200-distilled-600M": ({"model_type": "m2m_100", "vocab_size": 256206}, 615_073_792),
 }

@@ -121,6 +121,43 @@ CLIP = {
         "projection_dim": 24,
     },
 }
+VISION_ENCODER_DECODER = {  # of unequal widths
+    "model_type": "vision-encoder-decoder",
+    "encoder": VIT,
+    "decoder": {
+        "model_type": "gpt2",
+        "vocab_size": 64,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_inner": 48,
+        "n_positions": 24,
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "use_cache": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    },
+    "decoder_start_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+BERT_WRITES = {  # under a Swin
+    "encoder": {**SWIN, "drop_path_rate": 0.1},
+    "decoder": {
+        "model_type": "bert",
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 24,
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "use_cache": False,
+    },
+}
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 # name -> (class, head, config); of most families one head is enough, among whose results the states are
@@ -148,12 +185,13 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     ),
     "beit-hidden": ("BeitForMaskedImageModeling", "masked-image-modeling", BEIT),
     "clip-contrast": ("CLIPModel", "zero-shot-image-classification", CLIP),
+    "vision-encoder-decoder-words": ("VisionEncoderDecoderModel", "vision2seq", VISION_ENCODER_DECODER),
     "vit_mae-pretrain": ("ViTMAEForPreTraining", "pretraining", VIT_MAE),
 }
 # No loss reaches the token of hidden patches where none is hidden, nor CLIP's last norm from the mean of patches.
 FIXED = ("embeddings.mask_token", "beit.embeddings.mask_token", "dinov2.embeddings.mask_token",
          "vision_model.post_layernorm.weight",
-         "vision_model.post_layernorm.bias")  # fmt: skip
+         "vision_model.post_layernorm.bias", "encoder.pooler.dense.weight", "encoder.pooler.dense.bias")  # fmt: skip
 # model_type -> tables that are fixed, though PyTorch forgets it when it reads a file
 STILL = {
     "vit_mae": ("embeddings.position_embeddings", "vit.embeddings.position_embeddings", "decoder.decoder_pos_embed")
@@ -174,7 +212,9 @@ def sample(
         if "text_config" in config and head != "image-classification"
         else {}
     )
-    config = {**config, **config.get("vision_config", {})}
+    if "decoder" in config:
+        words = answers(config["decoder"], 3 if batch is None else batch)
+    config = {**config, **config.get("vision_config", config.get("encoder", {}))}
     B, size = 3 if batch is None else batch, config.get("image_size", 16)
     shape = (B, size, size, config.get("num_channels", 3))
     given = {"pixel_values": ((integers("pixel_values", shape, 0, 33) - 16) / 32).astype(np.float32)}
@@ -189,7 +229,19 @@ def sample(
     if head == "semantic-segmentation":
         wanted["labels"] = integers("labels", (B, size, size), 0, 4)
         wanted["labels"][wanted["labels"] == 3] = config.get("semantic_loss_ignore_index", 255)
+    if head == "vision2seq":
+        asked = words["decoder_attention_mask"] * integers("asked", words["decoder_input_ids"].shape, 0, 2)
+        wanted["labels"] = np.where(asked > 0, integers("labels", asked.shape, 0, 64), -100)
     return words | given, wanted
+
+
+def answers(config: dict[str, Any], batch: int) -> dict[str, np.ndarray]:
+    """What a decoder reads, of five tokens and fewer."""
+    lengths = 5 - np.arange(batch)[:, None] % 3
+    return {
+        "decoder_input_ids": integers("decoder_input_ids", (batch, 5), 3, config["vocab_size"]),
+        "decoder_attention_mask": (np.arange(5) < lengths).astype(np.int32),
+    }
 
 
 def texts(config: dict[str, Any], batch: int) -> dict[str, np.ndarray]:

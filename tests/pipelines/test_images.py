@@ -3,6 +3,7 @@
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -87,6 +88,18 @@ def test_the_task_is_decided_by_the_model(folder, classify, tmp_path):
         jf.pipeline(model=bare)
     found = jf.pipeline(model=bare, image_processor=folder)(IMAGES[0])
     assert np.shape(found) == (1, 5, 16)
+
+
+def test_deit_s_two_heads_answer_together_where_its_config_names_them(tmp_path):
+    config = {**CONFIG, "model_type": "deit"}
+    model = jf.load(config, head="image-classification-with-teacher")
+    jf.save(model, tmp_path, ImageProcessor(size=16))
+    for classify in (jf.pipeline("image-classification", tmp_path), jf.pipeline(model=tmp_path)):
+        assert classify.forward.params.keys() == model.params.keys()
+    found = {each["label"]: each["score"] for each in classify(IMAGES[1], function_to_apply="none", top_k=None)}
+    pixels = jf.load_image_processor(tmp_path)(IMAGES[1])["pixel_values"]
+    logits = jax.jit(model.apply)(model.params, pixel_values=pixels).logits[0]
+    np.testing.assert_allclose([found[label] for label in model.config.labels], logits, atol=1e-5)
 
 
 def test_features_are_nested_lists(extract):
