@@ -179,7 +179,7 @@ def attend(
             raise InputError(f"the splash kernel cannot attend [{L} × {S}] tokens{wanted and ' with ' + wanted}")
         return _by_length(_splash(q_BLHK, k_BSGK, v_BSGK, mask or Mask(), scale, cap)), None
     seen = None if mask is None else mask.booleans(L, S)
-    weigh = partial(_plain, scale=scale, cap=cap, dropout_rate=dropout_rate)
+    weigh: Any = partial(_plain, scale=scale, cap=cap, dropout_rate=dropout_rate)
     if L * S >= LONG and not maps:
         weigh = jax.checkpoint(weigh)
     out_BLHK, weights_BHLS = weigh(q_BLHK, k_BSGK, v_BSGK, seen, bias, rng)
