@@ -69,8 +69,8 @@ def small_segformer(config: Any) -> dict[str, Any]:
     """The SegFormer that learns from nothing, but for what its images say."""
     sizes: dict[str, Any] = {"num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 16], "num_attention_heads": [1, 2],
              "sr_ratios": [2, 1], "mlp_ratios": [2, 2], "decoder_hidden_size": 16} if config.tiny else {
-             "num_encoder_blocks": 3, "depths": [2, 2, 2], "hidden_sizes": [32, 64, 128], "num_attention_heads": [1, 2, 4],
-             "sr_ratios": [4, 2, 1], "mlp_ratios": [4, 4, 4], "decoder_hidden_size": 64}  # fmt: skip
+             "num_encoder_blocks": 3, "depths": [1, 1, 2], "hidden_sizes": [16, 32, 64], "num_attention_heads": [1, 2, 4],
+             "sr_ratios": [4, 2, 1], "mlp_ratios": [2, 2, 4], "decoder_hidden_size": 32}  # fmt: skip
     count: int = sizes["num_encoder_blocks"]
     return {"model_type": "segformer", "initializer_range": 0.1, "classifier_dropout_prob": 0.0, "drop_path_rate": 0.0,
             "patch_sizes": [3] * count, "strides": [2] * count, **sizes}  # fmt: skip
