@@ -28,6 +28,7 @@ PAD_VALUES: dict[str, float] = {
     "labels": IGNORE,  # only labels that are sequences, not those that are maps of pixels; the losses leave -100 out
     "decoder_input_ids": 0,
     "decoder_attention_mask": 0,
+    "input_values": 0,  # waves; spectra have one size
 }
 
 
@@ -57,7 +58,9 @@ def read_forms(examples: RowSource, pad_values: Mapping[str, float], name: str) 
         if key in ("example_weight", "example_index"):
             raise DataError(f"{name} has a column {key!r}, a name that batches use for their own")
         scalar = cell.ndim == 0 if isinstance(cell, np.ndarray) else not isinstance(cell, (list, tuple))
-        padded = key in pad_values and not scalar and not (key == "labels" and getattr(cell, "ndim", 0) > 1)
+        # of these columns, arrays of several axes have one size: maps of pixels, spectra
+        whole = key in ("labels", "input_values") and getattr(cell, "ndim", 0) > 1
+        padded = key in pad_values and not scalar and not whole
         values = _flat(cell)
         if scalar and isinstance(examples, Table) and isinstance(examples[key], (list, np.ndarray)):
             values = np.asarray(examples[key])  # the whole column: a rating may be 5 here and 3.8 in the next row
@@ -83,6 +86,9 @@ def read_forms(examples: RowSource, pad_values: Mapping[str, float], name: str) 
 
 def read_lengths(examples: RowSource, forms: Mapping[str, Form]) -> dict[str, np.ndarray]:
     """Lengths of each column of sequences, int64 [examples]: one pass over the rows, none where there are no sequences.
+
+    Rows that are costly to read have a method `outline(index)`, whose sequences need no values: of a wave, a range as long as it
+    will be at most.
 
     Raises:
       DataError: A row lacks a sequence, has no tokens, or has another number of choices than the first.

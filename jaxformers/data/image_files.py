@@ -1,7 +1,4 @@
-"""Folders of images, and MNIST's idx files, as splits. Images are tables of paths: they are decoded when they are used.
-
-Here: `open_images`, which knows the layouts that people have. What is made of a row is in `image_rows.py`.
-"""
+"""MNIST's idx files, and images with segmentation maps, as splits."""
 
 from __future__ import annotations
 
@@ -15,58 +12,37 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxformers.data.media_folders import SUFFIXES, files_of, folders_in
 from jaxformers.data.table import Table
 from jaxformers.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _IDX = re.compile(r"(train|t10k|test|validation)-(images|labels)[.-]idx[13]-ubyte(\.gz)?")
 _SPLITS = {"t10k": "test"}
 _MAPS = ("annotations", "masks", "labels")  # folders of segmentation maps, beside one of images
 
 
-def open_images(folder: Path, split_names: Mapping[str, str]) -> dict[str, Callable[[], Table]]:
-    """The splits of a folder of images; none where it holds no images.
+def open_maps(folder: Path, split_names: Mapping[str, str]) -> dict[str, Callable[[], Table]]:
+    """The splits of a folder of images with segmentation maps; none where it holds none.
 
-    A folder may hold idx files under MNIST's names; folders of splits (train, validation, test) of one of these: folders of
-    classes, which are called after them, or images without classes; or the folders `images` and `annotations` (or `masks`, or
-    `labels`), of images and the segmentation maps of the same names, with splits inside of both, or both inside of splits.
+    It holds the folders `images` and `annotations` (or `masks`, or `labels`), of images and the maps of the same names, with
+    splits inside of both, or both inside of splits.
 
     Args:
       folder: that folder.
       split_names: how splits are called -> their name.
 
     Returns:
-      Split name -> function that reads it: a column `image`, of paths or (of idx files) uint8 [rows, height, width], and, where
-      there are classes, `label`, their names (of idx files: numbers), or, where there are maps, `annotation`, their paths.
+      Split name -> function that reads it: columns `image` and `annotation`, of paths.
 
     Raises:
-      DataError: a folder of a class is empty, or an idx file or an image with maps has no fellow.
+      DataError: an image has no map.
     """
-    found = _idx_files(folder)
-    if found:
-        return found
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    splits = {split_names[path.name]: path for path in inside if path.name in split_names}
+    splits = {split_names[path.name]: path for path in folders_in(folder) if path.name in split_names}
     mapped = {name: pair for name, path in splits.items() if (pair := _with_maps(path))}
     if not splits and (pair := _with_maps(folder)):
         parts = {split_names[path.name]: path.name for path in sorted(pair[0].iterdir()) if path.name in split_names}
         mapped = {name: (pair[0] / part, pair[1] / part) for name, part in parts.items()} or {"train": pair}
-    if mapped:
-        return {name: partial(_read_maps, *pair, f"{folder.resolve().name}/{name}") for name, pair in mapped.items()}
-    if not splits and any(map(_holds_images, (folder, *inside))):
-        splits = {"train": folder}
-    if not any(_holds_images(path) for part in splits.values() for path in (part, *part.iterdir()) if path.is_dir()):
-        return {}
-    return {name: partial(_read_folder, path, f"{folder.resolve().name}/{name}") for name, path in splits.items()}
-
-
-def _images_of(folder: Path) -> list[Path]:
-    files = folder.rglob("*")
-    return sorted(path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir())
+    return {name: partial(_read_maps, *pair, f"{folder.resolve().name}/{name}") for name, pair in mapped.items()}
 
 
 def _with_maps(folder: Path) -> tuple[Path, Path] | None:
@@ -77,33 +53,29 @@ def _with_maps(folder: Path) -> tuple[Path, Path] | None:
 
 def _read_maps(images: Path, maps: Path, name: str) -> Table:
     """Images and the segmentation maps of the same names."""
-    found = {path.relative_to(maps).with_suffix(""): path for path in _images_of(maps)}
-    paths = _images_of(images)
+    found = {path.relative_to(maps).with_suffix(""): path for path in files_of(maps, "image")}
+    paths = files_of(images, "image")
     for path in paths:
         if path.relative_to(images).with_suffix("") not in found:
             raise DataError(f"{path} of {name} has no segmentation map of its name in {maps}")
     if not paths:
-        raise DataError(f"{images} of {name} holds no image ({', '.join(SUFFIXES)})")
+        raise DataError(f"{images} of {name} holds no image ({', '.join(SUFFIXES['image'])})")
     columns = {"image": paths, "annotation": [found[path.relative_to(images).with_suffix("")] for path in paths]}
     return Table({key: [str(path) for path in column] for key, column in columns.items()}, name)
 
 
-def _read_folder(folder: Path, name: str) -> Table:
-    """The images of one split: of each class, or, where there are no classes, all."""
-    if _holds_images(folder):
-        return Table({"image": [str(path) for path in _images_of(folder)]}, name)
-    images: list[str] = []
-    labels: list[str] = []
-    for place in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = _images_of(place)
-        if not files:
-            raise DataError(f"{place} stands for a class of {name} and holds no image ({', '.join(SUFFIXES)})")
-        images += map(str, files)
-        labels += [place.name] * len(files)
-    return Table({"image": images, "label": labels}, name)
+def open_idx(folder: Path) -> dict[str, Callable[[], Table]]:
+    """The splits of a folder of idx files under MNIST's names; none where it holds none of these.
 
+    Args:
+      folder: that folder.
 
-def _idx_files(folder: Path) -> dict[str, Callable[[], Table]]:
+    Returns:
+      Split name -> function that reads it: columns `image`, uint8 [rows, height, width], and `label`, numbers.
+
+    Raises:
+      DataError: an idx file has no fellow.
+    """
     pairs: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
         match = _IDX.fullmatch(path.name)

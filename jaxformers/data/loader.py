@@ -57,7 +57,10 @@ class Batches:
       padding_side: `right` or `left`.
       collator: `collator(batch, generators) -> batch`, applied to each padded batch on the host: masking, augmentation. There is
         a numpy generator for each of this process's rows, which depends on the seed, the step and the row's place in the global
-        batch: what is drawn does not depend on the number of processes, nor on where a run was resumed.
+        batch: what is drawn does not depend on the number of processes, nor on where a run was resumed. One whose work changes
+        from step to step has a method `at(step)`, which gives the collator of that step. Examples may have a collator of their
+        own, `collate`, which comes first.
+      draw: Whether rows are drawn, and what their own collator does is done; an evaluation takes them as they are.
 
     Raises:
       DataError: No examples, no batches, or a row that cannot become part of a batch.
@@ -87,6 +90,7 @@ class Batches:
         places: Sequence[int] | np.ndarray | None = None,
         padding_side: str = "right",
         collator: Collator | None = None,
+        draw: bool = True,
     ):
         for argument, value, least in (
             ("batch_size", batch_size, 1),
@@ -120,7 +124,7 @@ class Batches:
         if not ((self._mine >= 0) & (self._mine < batch_size)).all():
             raise InputError(f"places must be in 0..{batch_size - 1}, got {self._mine.tolist()}")
         self._left = padding_side == "left"
-        self._collator = collator
+        self._collator, self._draw = collator, draw
         self._forms = read_forms(examples, {**PAD_VALUES, **(pad_values or {})}, self.name)
         self._lengths = read_lengths(examples, self._forms)
         self._main = "input_ids" if "input_ids" in self._lengths else next(iter(self._lengths), None)
@@ -187,9 +191,11 @@ class Batches:
                 batch["attention_mask"] = mask.astype(np.int32)
         batch["example_weight"] = real.astype(np.float32)
         batch["example_index"] = np.where(real, numbers, -1).astype(np.int32)
-        if self._collator is not None:
-            places = self._mine.tolist()
-            batch = self._collator(batch, [np.random.default_rng((self._seed, step, place)) for place in places])
+        own = getattr(self._examples, "collate", None) if self._draw else None
+        generators = [np.random.default_rng((self._seed, step, place)) for place in self._mine.tolist()]
+        for collator in (own, self._collator):
+            if collator is not None:
+                batch = getattr(collator, "at", lambda step, same=collator: same)(step)(batch, generators)
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -197,7 +203,7 @@ class Batches:
 
     def _rows(self, numbers: np.ndarray, epoch: int) -> list[Any]:
         """The rows with these numbers, as they are or as they are drawn for this epoch."""
-        draw = getattr(self._examples, "draw", None)
+        draw = getattr(self._examples, "draw", None) if self._draw else None
         if draw is None:
             return [self._examples[index] for index in numbers.tolist()]
         return [draw(index, np.random.default_rng((self._seed, epoch, index))) for index in numbers.tolist()]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from jaxformers.data.files import file_kind, read_file
-from jaxformers.data.image_files import open_images
+from jaxformers.data.image_files import open_idx, open_maps
+from jaxformers.data.media_folders import open_media, with_paths
 from jaxformers.data.reach import reachable
 from jaxformers.data.records import READERS, BadRecords
 from jaxformers.data.table import Table, as_table, did_you_mean, is_frame
@@ -80,7 +81,7 @@ def load_dataset(
       source: `tfds:NAME/CONFIG` (TensorFlow Datasets, without TensorFlow), `hf:NAME/CONFIG` (the Hugging Face hub,
         extra `hf`), a data file (.csv, .tsv, .json, .jsonl, .txt, .parquet; see `files.read_file`), a folder with files
         named train, validation (or valid, val, dev) and test, a folder of images or of MNIST's idx files (see
-        `image_files.open_images`), or what is in memory: a Table, a DataFrame, a dict of columns, a list of dict rows, a
+        `media_folders.open_media`), or what is in memory: a Table, a DataFrame, a dict of columns, a list of dict rows, a
         dataset with dict rows, or a dict of splits of any of these.
       split: One split, or a slice of one: `train`, `train[:100]`, `train[10:20]`, `train[:10%]`.
       encoding: Encoding of text files that are not UTF-8.
@@ -207,7 +208,7 @@ def _one(part: Any, name: str, reader: Reader) -> Table:
 def _open_path(path: Path, reader: Reader) -> tuple[Splits, str]:
     path = path.expanduser()
     if path.is_file():
-        return {_split_of(path.name) or "train": partial(reader, path)}, path.name
+        return {_split_of(path.name) or "train": partial(_read, path, reader)}, path.name
     if not path.is_dir():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         known = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) and file_kind(path) is None
@@ -226,15 +227,20 @@ def _open_path(path: Path, reader: Reader) -> tuple[Splits, str]:
                 raise DataError(f"{path} has two files for the split {key!r}: {found[key].name} and {file.name}")
             found[key] = file
     if not found:
-        images = open_images(path, SPLIT_NAMES)
-        if images:
-            return images, name
+        media = open_idx(path) or open_maps(path, SPLIT_NAMES) or open_media(path, SPLIT_NAMES, reader)
+        if media:
+            return media, name
         raise DataError(
             f"{path} has no file for a split: one of train, validation (valid, val, dev), test with one of "
             f"{', '.join(READERS)} is expected{_near_split_file(path)}"
         )
     order = sorted(found, key=lambda key: [*SPLIT_NAMES.values()].index(key))
-    return {key: partial(reader, found[key], name=f"{name}/{key}") for key in order}, name
+    return {key: partial(_read, found[key], reader, name=f"{name}/{key}") for key in order}, name
+
+
+def _read(path: Path, reader: Reader, **options: Any) -> Table:
+    """A file's rows, with the images or sounds that it names."""
+    return with_paths(reader(path, **options), path.parent)
 
 
 def _named(file: str) -> str | None:
@@ -282,6 +288,18 @@ def _open_hf(name: str) -> Splits:
         except Exception as error:
             problem = error
         else:
-            return {str(key): partial(_one, part, f"{name} {key}", read_file) for key, part in loaded.items()}
+            return {
+                str(key): partial(_one, _undecoded(part), f"{name} {key}", read_file) for key, part in loaded.items()
+            }
     reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     raise DataError(f"hf:{name} cannot be loaded: {reason}") from problem
+
+
+def _undecoded(part: Any) -> Any:
+    """A dataset of the hub with its sounds as the bytes or paths that it keeps: they are decoded when a row is used."""
+    import datasets
+
+    for column, feature in (getattr(part, "features", None) or {}).items():
+        if type(feature).__name__ == "Audio":
+            part = part.cast_column(column, datasets.Audio(decode=False))
+    return part

@@ -7,7 +7,7 @@ Waves are float32 arrays [samples], between -1 and 1 where they come from a file
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +96,42 @@ def decode(source: bytes | Path, called: str = "the audio") -> tuple[np.ndarray,
     Raises:
       InputError: it is no such file.
     """
+    samples, rate = _soundfile(source, called, lambda module, file: module.read(file, dtype="float32", always_2d=True))
+    return samples, int(rate)
+
+
+def _soundfile(source: bytes | Path, called: str, read: Callable[[Any, Any], Any]) -> Any:
+    """`read(soundfile, a file or path)`, whose errors are ours."""
     try:
         import soundfile
     except ImportError as error:
         raise ImportError("audio files need soundfile: pip install 'jaxformers[audio]'") from error
     try:
-        samples, rate = soundfile.read(io.BytesIO(source) if isinstance(source, bytes) else source, dtype="float32",
-                                       always_2d=True)  # fmt: skip
+        return read(soundfile, io.BytesIO(source) if isinstance(source, bytes) else source)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         what = "these bytes are" if isinstance(source, bytes) else f"{source} is"
         raise InputError(f"{called}: {what} no audio file that can be read (wav, flac, ogg, mp3): {error}") from error
-    return samples, int(rate)
+
+
+def count_samples(source: Any, sampling_rate: int, called: str = "the audio") -> int:
+    """How many samples `read_audio` gives for a sound, of a file by its header alone. Arguments and errors as of `read_audio`.
+
+    >>> count_samples({"array": [0.0] * 7, "sampling_rate": 8000}, 16000)
+    14
+    """
+    kept = source
+    if isinstance(source, Mapping) and all(source.get(key) is None for key in _ARRAYS):
+        kept = source.get("bytes") or source.get("path")
+    if isinstance(kept, bytes | bytearray | memoryview | str | os.PathLike):
+        found = _fetched(kept, called)
+        info = _soundfile(found, called, lambda module, file: module.info(file))
+        frames, rate = info.frames, int(info.samplerate)
+    else:
+        wave, rate = (
+            _from_mapping(source, sampling_rate, called) if isinstance(source, Mapping) else (source, sampling_rate)
+        )
+        frames = len(mono(wave, called))
+    return -(-frames * sampling_rate // rate)
 
 
 def mono(wave: Any, called: str = "the audio") -> np.ndarray:

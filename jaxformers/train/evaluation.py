@@ -16,7 +16,8 @@ from jaxformers.data.loader import Collator, iterate
 from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.families.model import ANSWERS
-from jaxformers.generate import generate
+from jaxformers.generate import GenerateOutput, generate
+from jaxformers.generate.speech import transcribe
 from jaxformers.parallel.distributed import fetch
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train.arguments import TrainingArguments
@@ -26,10 +27,11 @@ from jaxformers.train.metrics import perplexity
 from jaxformers.train.step import LABELS, PREDICTED, has_labels, make_eval_step, places_here, put_batch
 
 EVAL_BUCKETS, TRAIN_BUCKETS = 3, 6  # programs at most: one more saves 1-2 % of the tokens and costs a compile
-OWN_LENGTHS = ("labels", "decoder_input_ids", "decoder_attention_mask")  # of what an encoder-decoder answers
+OWN_LENGTHS = ("labels", "decoder_input_ids", "decoder_attention_mask")  # of what is answered, letters of a sound too
 PAD = -100  # fills predictions and labels of unequal length, as transformers does
 
 LANGUAGE_MODELS = ("masked-lm", "causal-lm", *ANSWERS)  # heads whose loss is a cross-entropy a token
+WRITERS = ("seq2seq-lm", "speech-seq2seq")  # heads whose predictions may be what they write
 
 
 class EvalPrediction(NamedTuple):
@@ -177,10 +179,16 @@ class Evaluator:
         if self.generation is None or has_labels(batch):
             result |= self.step(model.params, put_batch(batch, self.mesh))
         if self.generation is not None and self.keep:
-            batch = self._whole(batch, ("input_ids", "attention_mask"))
-            written = generate(model, batch["input_ids"], batch["attention_mask"], **self.generation)
-            result["generated"] = written.sequences
+            result["generated"] = self._written(model, batch, self.generation).sequences
         return result
+
+    def _written(self, model: Model, batch: Any, options: Mapping[str, Any]) -> GenerateOutput:
+        """What the model answers to texts, or writes of sounds."""
+        if model.head == "speech-seq2seq":
+            whole = self._whole(batch, ("input_features",))
+            return transcribe(model, whole["input_features"], **options)
+        whole = self._whole(batch, ("input_ids", "attention_mask"))
+        return generate(model, whole["input_ids"], whole["attention_mask"], **options)
 
     def _collect(self, totals: np.ndarray, batch: Any, result: Any) -> dict[str, np.ndarray]:
         """Adds one batch's sums, and gives its real rows' logits and labels."""
@@ -252,6 +260,7 @@ def make_evaluator(
         pad_values=pad_values,
         places=places_here(mesh, batch_size),
         collator=collator,
+        draw=False,
     )
     labels = (*LABELS, *args.label_names)
     if compute_metrics is not None and not any(key in batches[0] for key in labels):
@@ -259,8 +268,10 @@ def make_evaluator(
     keep = keep or compute_metrics is not None
     generation = None
     if args.predict_with_generate:
-        if model.head != "seq2seq-lm":
-            raise InputError(f"predict_with_generate needs a model with the head 'seq2seq-lm', found {model.head!r}")
+        if model.head not in WRITERS:
+            raise InputError(
+                f"predict_with_generate needs a model with the head {WRITERS[0]!r} or {WRITERS[1]!r}, found {model.head!r}"
+            )
         asked = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
         generation = {name: value for name, value in asked.items() if value is not None}
     loss_only = not keep or generation is not None
@@ -363,7 +374,7 @@ def _run(
 
 def own_lengths(model: Model) -> tuple[str, ...]:
     """The columns whose lengths are not those of what the model reads."""
-    return OWN_LENGTHS if model.head in ANSWERS else ()
+    return OWN_LENGTHS if model.head in (*ANSWERS, "ctc") else ()
 
 
 def make_batches(data: Any, shapes: int, *, own_lengths: Sequence[str] = (), **options: Any) -> Batches:

@@ -314,14 +314,17 @@ def test_rows_are_drawn_for_the_seed_the_epoch_and_their_number():
     assert not set(seen(batch_size=2, seed=1).values()) & set(whole.values())
 
 
-def test_audio_is_padded_where_it_is_said():
-    rows = [{"input_values": [0.5, 0.25, 1.0]}, {"input_values": [1.0]}]
-    with pytest.raises(
-        DataError, match=r"input_values of row 1 of data has shape \(1,\), of row 0 \(3,\); .* pad_values"
-    ):
-        Batches(rows, batch_size=2)[0]
-    batch = Batches(rows, batch_size=2, buckets=(4,), pad_values={"input_values": 0})[0]
-    assert batch["input_values"].tolist() == [[0.5, 0.25, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+@pytest.mark.parametrize("key", ["signal", "input_values"])
+def test_numbers_are_padded_where_it_is_said_and_waves_always(key):
+    rows = [{key: [0.5, 0.25, 1.0]}, {key: [1.0]}]
+    said = {} if key == "input_values" else {key: 0}
+    if said:
+        with pytest.raises(
+            DataError, match=r"signal of row 1 of data has shape \(1,\), of row 0 \(3,\); .* pad_values"
+        ):
+            Batches(rows, batch_size=2)[0]
+    batch = Batches(rows, batch_size=2, buckets=(4,), pad_values=said)[0]
+    assert batch[key].tolist() == [[0.5, 0.25, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
 
 

@@ -9,6 +9,7 @@ from jaxformers.errors import InputError
 from jaxformers.generate import generate
 from jaxformers.parallel.mesh import make_mesh
 from jaxformers.train import TrainingArguments, evaluate, predict
+from jaxformers.train.evaluation import make_evaluator
 from jaxformers.train.metrics import accuracy, f1
 from tests.families.table import T5, strong
 from tests.train.conftest import make_examples
@@ -121,8 +122,22 @@ def test_an_evaluation_may_be_of_what_the_model_writes():
     assert "test_loss" not in bare.metrics
 
 
+def test_rows_are_read_as_they_are(still):
+    class Rows(list):
+        def draw(self, index, generator):
+            raise AssertionError("what training draws")
+
+        def collate(self, batch, generators):
+            raise AssertionError("what training hides")
+
+    rows = Rows(make_examples(3)[row] for row in range(3))
+    batch = make_evaluator(still, rows, TrainingArguments(), mesh=make_mesh()).batches[0]
+    first = rows[int(batch["example_index"][0])]["input_ids"]
+    assert batch["input_ids"][0][: len(first)].tolist() == first
+
+
 def test_only_encoder_decoders_write_predictions(still):
-    with pytest.raises(InputError, match="needs a model with the head 'seq2seq-lm', found 'sequence-classification'"):
+    with pytest.raises(InputError, match="the head 'seq2seq-lm' or 'speech-seq2seq', found 'sequence-classification'"):
         predict(still, make_examples(2), TrainingArguments(predict_with_generate=True))
 
 
