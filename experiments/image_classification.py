@@ -19,18 +19,15 @@ from typing import Any
 import numpy as np
 
 from experiments import finetune
-from experiments.finetune import BUNDLED, Prepared, Recipe, Start, reading, rename
+from experiments.classes import read_classes, scores
+from experiments.finetune import BUNDLED, Prepared, Recipe, Start, reading
 from experiments.launch import launch
-from experiments.pictures import draw_confusion
 from jaxformers.data import Table, load_dataset
 from jaxformers.data.image_rows import ImageRows, MixedRows
-from jaxformers.errors import DataError, InputError
+from jaxformers.errors import InputError
 from jaxformers.preprocess import ImageProcessor, load_image_processor
 from jaxformers.preprocess.image_augment import Augment
 from jaxformers.preprocess.image_reading import picture, pillow
-from jaxformers.train import EvalPrediction
-from jaxformers.train.folder import folder_of
-from jaxformers.train.metrics import accuracy, f1
 
 SHAPES = ("circle", "cross", "ring", "square", "triangle")
 DRAWN = {"train": 800, "validation": 160}
@@ -174,35 +171,9 @@ def open_source(place: Any, config: Any) -> dict[str, Table]:
 
 
 def read(splits: dict[str, Table], config: Any, classes: list[str]) -> dict[str, Table]:
-    """The splits with the columns `image` and, but for a test split that has none, `labels`, a class's number.
-
-    Args:
-      splits: as a source has them.
-      config: the flags.
-      classes: gets the names of the classes of the training rows, in their order (or, of numbers, up to the largest).
-
-    Raises:
-      DataError: a row is of a class that no training row has.
-    """
-    names = {"image": ("img", "pixel_values"), "label": ("labels", "fine_label", "coarse_label")}
-    train = list(rename(splits["train"], names)["label"])
-    if not classes:
-        numbered = all(isinstance(label, int | np.integer) for label in train)
-        classes += [str(each) for each in (range(max(map(int, train)) + 1) if numbered else sorted(set(train)))]
-    numbers = {name: number for number, name in enumerate(classes)}
-    found = {}
-    for split, table in splits.items():
-        if split.startswith("test") and not {"label", *names["label"]} & {*table.column_names}:
-            found[split] = rename(table, {"image": names["image"]})
-            continue
-        renamed = rename(table, names)
-        labels = train if split == "train" else list(renamed["label"])
-        for row, label in enumerate(labels):
-            if str(label) not in numbers:
-                raise DataError(f"the label of row {row} of {table.name}, {label!r}, is that of no training row")
-        columns = {"image": renamed["image"], "labels": [numbers[str(label)] for label in labels]}
-        found[split] = Table(columns, table.name)
-    return found
+    """The splits with the columns `image` and `labels`: see `classes.read_classes`."""
+    names, labels = {"image": ("img", "pixel_values")}, ("labels", "fine_label", "coarse_label")
+    return read_classes(splits, names, labels, classes)
 
 
 def prepare(splits: dict[str, Table], processor: ImageProcessor, config: Any, classes: list[str]) -> Prepared:
@@ -215,11 +186,7 @@ def prepare(splits: dict[str, Table], processor: ImageProcessor, config: Any, cl
     if config.mixup or config.cutmix:
         examples["train"] = MixedRows(examples["train"], config.mixup, config.cutmix)
 
-    def metrics(prediction: EvalPrediction) -> dict[str, float]:
-        said = np.argmax(prediction.predictions, -1)
-        draw_confusion(prediction.label_ids, said, classes, folder_of(config.output_dir).here / "confusion.png")
-        return {"accuracy": accuracy(said, prediction.label_ids), "f1": f1(said, prediction.label_ids, average="macro")}
-
+    metrics = partial(scores, classes=classes, output_dir=config.output_dir)
     overrides = {"id2label": dict(enumerate(classes))}
     return Prepared(examples, metrics, overrides, trainable="^classifier" if config.freeze else None)
 
