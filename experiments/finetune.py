@@ -23,7 +23,7 @@ from jaxformers.parallel.distributed import DistributedConfig, agree
 from jaxformers.parallel.mesh import MeshConfig, make_mesh
 from jaxformers.preprocess import load_tokenizer, train_wordpiece
 from jaxformers.train import Callback, Curves, TrainingArguments, evaluate, fit, predict
-from jaxformers.train.evaluation import ComputeMetrics
+from jaxformers.train.evaluation import ComputeMetrics, Preprocess
 from jaxformers.train.folder import folder_of
 from jaxformers.train.losses import LossFn
 from jaxformers.train.placement import suited_mesh
@@ -97,6 +97,7 @@ class Prepared:
       generation: what the model generates by, beside what its files say.
       export: writes the final model, where that is not `save`.
       facts: what was found out before the training, to stand among the results.
+      kept: `(logits, labels) -> logits`, done to each batch on the device before it is kept for the metrics.
     """
 
     examples: Mapping[str, RowSource]
@@ -109,6 +110,7 @@ class Prepared:
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     export: Callable[[Model, Any, Any], Any] = save
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    kept: Preprocess | None = None
 
 
 # The small BERT of a first run without network, and how it is trained.
@@ -222,7 +224,9 @@ def run(config: Any, recipe: Recipe, callbacks: Sequence[Callback] = ()) -> dict
     if prepared.generation:
         model = dataclasses.replace(model, generation={**model.generation, **prepared.generation})
     dataset = f"{recipe.bundled_is} bundled with jaxformers (not {recipe.name})" if source == "bundled" else source
-    examples, common = prepared.examples, {"loss_fn": prepared.loss, "data_collator": prepared.collator, "mesh": mesh}
+    examples = prepared.examples
+    common: dict[str, Any] = {"loss_fn": prepared.loss, "data_collator": prepared.collator, "mesh": mesh,
+                              "preprocess_logits_for_metrics": prepared.kept}  # fmt: skip
     others = {
         name.removeprefix("validation_"): part for name, part in examples.items() if name.startswith("validation_")
     }

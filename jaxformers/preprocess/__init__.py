@@ -21,6 +21,7 @@ _HOME = {
     "load_tokenizer": "text",
     "read_audio": "audio",
     "train_byte_level": "tokenizer_training",
+    "train_letters": "tokenizer_ctc",
     "train_wordpiece": "tokenizer_training",
 }
 __all__ = list(_HOME)

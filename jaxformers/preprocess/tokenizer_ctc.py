@@ -5,12 +5,14 @@ stands between two equal ones. So `decode` collapses by default, and keeps repet
 """
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxformers.errors import InputError
-from jaxformers.preprocess.text import Tokenizer
+from jaxformers.preprocess.text import Tokenizer, load_tokenizer
 from jaxformers.preprocess.tokenizer_layouts import Built
 
 Offsets = list[dict[str, Any]]
@@ -120,3 +122,19 @@ def words_of(letters: Offsets, space: str = " ") -> Offsets:
                 "end_offset": word[-1]["end_offset"],
             })  # fmt: skip
     return words
+
+
+def train_letters(texts: Iterable[str]) -> Tokenizer:
+    """A tokenizer for CTC with every letter of these texts, whose ids are in the order of code points after the special ones.
+
+    >>> train_letters(["A CAB", "BAD"]).decode([5, 5, 0, 5, 4, 6, 8])
+    'AA BD'
+    """
+    letters = sorted({letter for text in texts for letter in text} - {" ", "|"})
+    vocabulary = {token: index for index, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *letters))}
+    with tempfile.TemporaryDirectory() as folder:  # such tokenizers are made of their files
+        Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        Path(folder, "tokenizer_config.json").write_text(
+            '{"tokenizer_class": "Wav2Vec2CTCTokenizer"}', encoding="utf-8"
+        )
+        return load_tokenizer(folder)

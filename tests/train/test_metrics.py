@@ -196,3 +196,26 @@ def test_mean_iou_by_hand():
         m.mean_iou([[[0, 0]]], [[[0], [0]]], num_labels=2)
     with pytest.raises(InputError, match="at least one place"):
         m.mean_iou([[0]], [[255]], num_labels=2)
+
+
+def test_what_was_heard_wrongly():
+    assert m.word_error_rate(["a b c"], ["a b c"]) == m.letter_error_rate(["a  b"], ["a b"]) == 0
+    assert m.word_error_rate(["", "x"], ["one two", "x"]) == pytest.approx(2 / 3)  # over all words, not a mean of texts
+    assert m.word_error_rate(["the cat the cat sat"], ["the cat sat"]) == pytest.approx(2 / 3)
+    assert m.word_error_rate(["w x y z"], ["a"]) == 4  # more is wrong than was said
+    assert m.letter_error_rate(["kitten"], ["sitting"]) == pytest.approx(3 / 7)
+    assert m.letter_error_rate(["ab"], ["a b"]) == pytest.approx(1 / 3)
+    rng = np.random.default_rng(0)
+
+    def slow(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        return min(slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0]))
+
+    for _ in range(20):
+        a, b = ("".join(rng.choice([*"abc"], rng.integers(1, 6))) for _ in range(2))
+        assert m.letter_error_rate([a], [b]) == slow(a, b) / len(b)
+    with pytest.raises(InputError, match="nothing to hear wrongly"):
+        m.word_error_rate(["a"], [" "])
+    with pytest.raises(InputError, match="found 1 and 2"):
+        m.word_error_rate(["a"], ["a", "b"])

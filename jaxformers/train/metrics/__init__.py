@@ -9,8 +9,8 @@ from jaxformers.train.metrics.classification import accuracy, f1, matthews_corre
 from jaxformers.train.metrics.entities import entities_of, entity_scores
 from jaxformers.train.metrics.regression import pearson, perplexity, spearman
 from jaxformers.train.metrics.segmentation import class_counts, mean_iou, segmentation_scores
-from jaxformers.train.metrics.texts import bleu, rouge
+from jaxformers.train.metrics.texts import bleu, letter_error_rate, rouge, word_error_rate
 
-__all__ = ["accuracy", "bleu", "class_counts", "entities_of", "entity_scores", "exact_match", "f1",
+__all__ = ["accuracy", "bleu", "class_counts", "entities_of", "entity_scores", "exact_match", "f1", "letter_error_rate",
            "matthews_correlation", "mean_iou", "normalise_answer", "pearson", "perplexity", "precision", "recall", "rouge",
-           "segmentation_scores", "spearman", "squad_scores", "squad_v2_scores", "word_f1"]  # fmt: skip
+           "segmentation_scores", "spearman", "squad_scores", "squad_v2_scores", "word_error_rate", "word_f1"]  # fmt: skip

@@ -1,7 +1,11 @@
-"""Scores of written texts: ROUGE of summaries, BLEU of translations, in percent. By the packages of the [metrics] extra."""
+"""Scores of written texts: ROUGE of summaries, BLEU of translations, in percent, by the packages of the [metrics] extra; and how
+much of what was heard is wrong, by words (WER) and by letters (CER)."""
 
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from jaxformers.errors import InputError
 
@@ -50,11 +54,55 @@ def bleu(said: Sequence[str], right: Sequence[str]) -> float:
     return float(corpus_bleu(list(said), [list(right)]).score)
 
 
+def word_error_rate(said: Sequence[str], right: Sequence[str]) -> float:
+    """WER: the words that must be put in, taken out or exchanged to make all texts right, over the words of the right ones.
+
+    Args:
+      said: what was heard.
+      right: what was said, of each.
+
+    Raises:
+      InputError: no texts, unequally many, or no words that were said.
+
+    >>> word_error_rate(["a cat sad", "it"], ["the cat sat", "it is"])
+    0.6
+    """
+    return _error_rate([text.split() for text in said], [text.split() for text in right])
+
+
+def letter_error_rate(said: Sequence[str], right: Sequence[str]) -> float:
+    """CER: likewise of letters, blanks between words among them; runs of blanks count as one. Arguments as above.
+
+    >>> letter_error_rate(["cast"], ["cat"])
+    0.3333333333333333
+    """
+    return _error_rate([" ".join(text.split()) for text in said], [" ".join(text.split()) for text in right])
+
+
+def _error_rate(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+    _check(said, right)
+    whole = sum(map(len, right))
+    if not whole:
+        raise InputError("no text says anything: there is nothing to hear wrongly")
+    return sum(_edits(a, b) for a, b in zip(said, right, strict=True)) / whole
+
+
+def _edits(a: Sequence[str], b: Sequence[str]) -> int:
+    """Levenshtein's distance, row by row."""
+    number = {part: place for place, part in enumerate({*a, *b})}
+    ids, steps = np.array([number[part] for part in b], np.int64), np.arange(len(b) + 1)
+    row = steps.copy()
+    for part in a:
+        next_row = np.minimum(row + 1, np.concatenate(([row[0] + 1], row[:-1] + (ids != number[part]))))
+        row = np.minimum.accumulate(next_row - steps) + steps  # parts of b put in, one after another
+    return int(row[-1])
+
+
 def _sentences(text: str) -> str:
     """One sentence a line, as ROUGE-Lsum wants them."""
     return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
 
 
-def _check(said: Sequence[str], right: Sequence[str]) -> None:
+def _check(said: Sequence[Any], right: Sequence[Any]) -> None:
     if len(said) != len(right) or not said:
         raise InputError(f"texts and references must be equally many and not none, found {len(said)} and {len(right)}")
