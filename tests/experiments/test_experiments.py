@@ -24,6 +24,8 @@ from tests.preprocess.test_translation_tokenizers import folder_of
 
 BUNDLED = Path(finetune.__file__).parent / "bundled"
 FEW = ["--per-device-train-batch-size", "8", "--per-device-eval-batch-size", "4"]  # on each of the eight devices
+# One batch, and so one shape.
+SOUNDS = ["--max-train-samples", "16", "--max-eval-samples", "8", "--per-device-train-batch-size", "16"]
 RUNS = {
     "glue": (["--task", "stsb", "--data", str(BUNDLED / "paraphrase"), "--lora-rank", "2"], ("pearson", "spearman")),
     "squad": (["--max-length", "64"], ("exact_match", "f1")),
@@ -36,6 +38,9 @@ RUNS = {
     "denoising": ([*FEW, "--max-length", "32"], ("perplexity",)),
     "swag": ([], ("accuracy",)),
     "simmim": (FEW, ("loss",)),
+    "audio_classification": (SOUNDS, ("accuracy", "f1")),
+    "ctc": (SOUNDS, ("wer", "cer")),
+    "whisper": ([*SOUNDS, "--generation-max-length", "6"], ("wer", "cer", "loss")),
     "image_classification": ([*FEW, "--mixup", "0.4"], ("accuracy", "f1")),
     "electra": (["--max-length", "32"], ("loss",)),
     "distillation": (["--max-length", "32"], ("perplexity",)),
