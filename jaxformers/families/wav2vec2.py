@@ -107,7 +107,7 @@ def quantize(
       config: the model's numbers.
       counted: [B, T], not 0 for frames that count in how many codes are used; None counts all.
       rng: key for the noise; None takes the likeliest.
-      temperature: of the soft choice.
+      temperature: of the soft choice; a number, or [B].
 
     Returns:
       Codes [B, T, E], and how many of all are used, summed over groups: the exponential of their entropy.
@@ -119,7 +119,8 @@ def quantize(
         chosen_BTGV = jax.nn.one_hot(logits_BTGV.argmax(-1), V)
         share_BTGV = chosen_BTGV
     else:
-        soft_BTGV = jax.nn.softmax((logits_BTGV + jax.random.gumbel(rng, logits_BTGV.shape)) / temperature)
+        warmth_B111 = jnp.asarray(temperature, jnp.float32).reshape(-1, 1, 1, 1)
+        soft_BTGV = jax.nn.softmax((logits_BTGV + jax.random.gumbel(rng, logits_BTGV.shape)) / warmth_B111)
         hard_BTGV = jax.nn.one_hot(soft_BTGV.argmax(-1), V)
         chosen_BTGV = hard_BTGV - jax.lax.stop_gradient(soft_BTGV) + soft_BTGV
         share_BTGV = jax.nn.softmax(logits_BTGV)
@@ -140,9 +141,10 @@ def pretrain(
 
     Args:
       mask_time_indices: [B, T], not 0 for frames that are hidden.
-      sampled_negative_indices: [B, T, n], places in [B · T] of the codes that each frame's own is to be told from
-        (`preprocess.spec_augment.negatives`); without, only the states and codes are computed.
-      gumbel_temperature: of the quantizer's choices, in training.
+      sampled_negative_indices: [B, T, n], places in [B · T] of the codes that each frame's own is to be told from, which are of
+        its own sound (`preprocess.spec_augment.negatives`), so that places in [T] say the same; without, only the states and
+        codes are computed.
+      gumbel_temperature: of the quantizer's choices, in training; a number, or [B].
       rng: key for dropout and for the quantizer's choices; None means no dropout and the likeliest codes.
 
     Others as for `speech_encoder.encode`.
@@ -163,7 +165,10 @@ def pretrain(
     codes_BTP = linear(params["project_codes"], codes_BTE)
     logits = None
     if sampled_negative_indices is not None:
-        others_BTnP = codes_BTP.reshape(-1, codes_BTP.shape[-1])[sampled_negative_indices]
+        # Of the same sound: a batch may be cut into parts of rows, whose places in the whole are others.
+        others_BTnP = jax.vmap(lambda codes, places: codes[places])(
+            codes_BTP, sampled_negative_indices % codes_BTP.shape[1]
+        )
         all_BTnP = jnp.concatenate((codes_BTP[:, :, None], others_BTnP), 2).astype(jnp.float32)
         near_BTn = _cosine(states_BTP.astype(jnp.float32)[:, :, None], all_BTnP) / config.contrastive_logits_temperature
         same_BTn = (codes_BTP[:, :, None] == others_BTnP).all(

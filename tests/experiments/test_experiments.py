@@ -41,6 +41,7 @@ RUNS = {
     "audio_classification": (SOUNDS, ("accuracy", "f1")),
     "ctc": (SOUNDS, ("wer", "cer")),
     "whisper": ([*SOUNDS, "--generation-max-length", "6"], ("wer", "cer", "loss")),
+    "wav2vec2_pretraining": (SOUNDS, ("loss",)),
     "image_classification": ([*FEW, "--mixup", "0.4"], ("accuracy", "f1")),
     "electra": (["--max-length", "32"], ("loss",)),
     "distillation": (["--max-length", "32"], ("perplexity",)),

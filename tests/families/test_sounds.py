@@ -151,6 +151,11 @@ def test_pretraining_draws_its_codes_by_rng():
     once, again, other = run(jax.random.key(1)), run(jax.random.key(1)), run(jax.random.key(2))
     np.testing.assert_array_equal(once.projected_quantized_states, again.projected_quantized_states)
     assert np.abs(once.projected_quantized_states - other.projected_quantized_states).max() > 1e-3
+    each = run(jax.random.key(1), gumbel_temperature=np.full(3, 2.0, np.float32))  # of a row, as a batch has it
+    np.testing.assert_array_equal(once.logits, each.logits)
+    frames = given["mask_time_indices"].shape[1]  # places in a row do as well: a batch may be cut into parts
+    given["sampled_negative_indices"] = given["sampled_negative_indices"] % frames
+    np.testing.assert_array_equal(once.logits, run(jax.random.key(1)).logits)
 
     def loss(params):
         total, count = default_loss("pretraining", model.config)(

@@ -123,7 +123,8 @@ def sample(
             hidden = integers("mask_time_indices", (B, frames), 0, 2)
             hidden[:, 1:3] = 1
             given["mask_time_indices"] = hidden
-            given["sampled_negative_indices"] = integers("negatives", (B, frames, 4), 0, B * frames)
+            own = frames * np.arange(B)[:, None, None]  # those of a sound are of the same sound
+            given["sampled_negative_indices"] = own + integers("negatives", (B, frames, 4), 0, frames)
     return given, labels(config, head, B, length)
 
 
