@@ -47,6 +47,7 @@ __all__ = [
     "AutoModelForSpeechSeq2Seq",
     "AutoModelForTableQuestionAnswering",
     "AutoModelForTextEncoding",
+    "AutoModelForTextToSpectrogram",
     "AutoModelForTokenClassification",
     "AutoModelForVision2Seq",
     "AutoModelForZeroShotImageClassification",
@@ -100,6 +101,7 @@ AutoModelForSequenceClassification = AutoHead("sequence-classification")
 AutoModelForSpeechSeq2Seq = AutoHead("speech-seq2seq")
 AutoModelForTableQuestionAnswering = AutoHead("table-question-answering")
 AutoModelForTextEncoding = AutoHead("text-encoding")
+AutoModelForTextToSpectrogram = AutoHead("text-to-speech")
 AutoModelForTokenClassification = AutoHead("token-classification")
 AutoModelForVision2Seq = AutoHead("vision2seq")
 AutoModelForZeroShotImageClassification = AutoHead("zero-shot-image-classification")

@@ -56,6 +56,10 @@ class Output:
       projected_states: [B, T, P], Wav2Vec2's pretraining: what is said of each frame.
       projected_quantized_states: [B, T, P], and the code of what is there.
       codevector_perplexity: a number, how many of the codes are in use.
+      spectrogram: [B, T, M], frames of M bands that are to be heard.
+      coarse_spectrogram: [B, T, M], these before they were refined.
+      stop_logits: [B, T], how surely each frame is the last.
+      waveform: [B, samples].
     """
 
     last_hidden_state: jax.Array | None = None
@@ -97,6 +101,10 @@ class Output:
     projected_states: jax.Array | None = None
     projected_quantized_states: jax.Array | None = None
     codevector_perplexity: jax.Array | None = None
+    spectrogram: jax.Array | None = None
+    coarse_spectrogram: jax.Array | None = None
+    stop_logits: jax.Array | None = None
+    waveform: jax.Array | None = None
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)

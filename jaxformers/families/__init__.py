@@ -49,6 +49,8 @@ MODULES = {
     "resnet": "jaxformers.families.resnet",
     "roberta": "jaxformers.families.roberta",
     "segformer": "jaxformers.families.segformer",
+    "speecht5": "jaxformers.families.speecht5",
+    "speecht5_hifigan": "jaxformers.families.speecht5_hifigan",
     "swin": "jaxformers.families.swin",
     "t5": "jaxformers.families.t5",
     "tapas": "jaxformers.families.tapas",
@@ -64,6 +66,8 @@ MODULES = {
     "xlnet": "jaxformers.families.xlnet",
 }
 
+FORMER = {"hifigan": "speecht5_hifigan"}  # a model_type of old -> its present one
+
 __all__ = ["MODULES", "Family", "Model", "family_for", "family_of", "head_of"]
 
 
@@ -76,6 +80,7 @@ def family_for(model_type: object) -> Family:
     >>> family_for("bert").name
     'bert'
     """
+    model_type = FORMER.get(model_type, model_type) if isinstance(model_type, str) else model_type
     if not isinstance(model_type, str) or model_type not in MODULES:
         close = difflib.get_close_matches(str(model_type), MODULES, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""

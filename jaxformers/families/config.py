@@ -255,7 +255,10 @@ def _checked(source: str, key: str, value: Any, wanted: Any) -> Any:
     if value is None:
         return None
     if _type_name(wanted) == "tuple":
-        element, called = (int, "whole numbers") if get_args(wanted)[0] is int else (str, "texts")
+        inner = get_args(wanted)[0]
+        if _type_name(inner) == "tuple" and isinstance(value, list | tuple):
+            return tuple(_checked(source, key, each, inner) for each in value)
+        element, called = (int, "whole numbers") if inner is int else (str, "texts")
         if not isinstance(value, list | tuple) or not all(type(each) is element for each in value):
             raise ConfigError(f"{source}: {key} must be a list of {called}, found {shown(value)}")
         return tuple(value)

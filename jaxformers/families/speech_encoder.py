@@ -262,6 +262,46 @@ def frame_mask(attention_mask: jax.Array, frames: int, config: Any) -> jax.Array
     return jnp.arange(frames)[None] < config.frames(attention_mask.astype(jnp.int32).sum(-1))[:, None]
 
 
+def embed_wave(
+    params: Tree,
+    input_values: jax.Array,
+    attention_mask: jax.Array | None,
+    mask_time_indices: jax.Array | None = None,
+    mask_feature_indices: jax.Array | None = None,
+    *,
+    config: Any,
+    rng: jax.Array | None,
+    norm_padding: bool = True,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """What the encoder reads of a wave, but for where frames are; arguments and errors as of `encode`.
+
+    Returns:
+      The frames [B, T, D], the features they are made of [B, T, C], and which are real [B, T] (None: all).
+    """
+    if input_values.ndim != 2:
+        raise InputError(f"input_values must be waves [batch, samples], found shape {input_values.shape}")
+    T = config.frames(input_values.shape[1])
+    if T < 1:
+        raise InputError(f"a sound of {input_values.shape[1]} samples is too short for a single frame of this model")
+    with jax.named_scope("convolutions"):
+        alone = not norm_padding and attention_mask is not None
+        lengths_B = attention_mask.astype(jnp.int32).sum(-1) if alone else None  # type: ignore[union-attr]
+        wave = input_values.astype(params["projection"]["kernel"].dtype)
+        features_BTC = read_wave(params["features"], wave, config, lengths_B)
+    if "projection_norm" in params:
+        features_BTC = layer_norm(params["projection_norm"], features_BTC, config.layer_norm_eps)
+    x_BTD = dropout(linear(params["projection"], features_BTC), config.feat_proj_dropout, rng)
+    if config.apply_spec_augment and mask_time_indices is not None:
+        if "masked" not in params:
+            raise InputError(
+                "mask_time_indices hides frames, and this model (mask_time_prob 0) has nothing in their place"
+            )
+        x_BTD = jnp.where(mask_time_indices[..., None] != 0, params["masked"][None, None], x_BTD)
+    if config.apply_spec_augment and mask_feature_indices is not None:
+        x_BTD = jnp.where(mask_feature_indices[:, None] != 0, jnp.zeros((), x_BTD.dtype), x_BTD)
+    return x_BTD, features_BTC, None if attention_mask is None else frame_mask(attention_mask, T, config)
+
+
 def encode(
     params: Tree,
     input_values: jax.Array,
@@ -299,31 +339,13 @@ def encode(
     Raises:
       InputError: not waves, or shorter than a frame; frames are to be hidden by a model that has nothing in their place.
     """
-    if input_values.ndim != 2:
-        raise InputError(f"input_values must be waves [batch, samples], found shape {input_values.shape}")
-    T = config.frames(input_values.shape[1])
-    if T < 1:
-        raise InputError(f"a sound of {input_values.shape[1]} samples is too short for a single frame of this model")
-    rng_project, rng_embed, rng_layers = split_rng(rng, 3)
-    with jax.named_scope("convolutions"):
-        alone = not norm_padding and attention_mask is not None
-        lengths_B = attention_mask.astype(jnp.int32).sum(-1) if alone else None  # type: ignore[union-attr]
-        wave = input_values.astype(params["projection"]["kernel"].dtype)
-        features_BTC = read_wave(params["features"], wave, config, lengths_B)
-    if "projection_norm" in params:
-        features_BTC = layer_norm(params["projection_norm"], features_BTC, config.layer_norm_eps)
-    x_BTD = dropout(linear(params["projection"], features_BTC), config.feat_proj_dropout, rng_project)
-    if config.apply_spec_augment and mask_time_indices is not None:
-        if "masked" not in params:
-            raise InputError(
-                "mask_time_indices hides frames, and this model (mask_time_prob 0) has nothing in their place"
-            )
-        x_BTD = jnp.where(mask_time_indices[..., None] != 0, params["masked"][None, None], x_BTD)
-    if config.apply_spec_augment and mask_feature_indices is not None:
-        x_BTD = jnp.where(mask_feature_indices[:, None] != 0, jnp.zeros((), x_BTD.dtype), x_BTD)
+    rng_wave, rng_embed, rng_layers = split_rng(rng, 3)
+    x_BTD, features_BTC, real_BT = embed_wave(
+        params, input_values, attention_mask, mask_time_indices, mask_feature_indices,
+        config=config, rng=rng_wave, norm_padding=norm_padding,
+    )  # fmt: skip
     view = View()
-    if attention_mask is not None:
-        real_BT = frame_mask(attention_mask, T, config)
+    if real_BT is not None:
         x_BTD = jnp.where(real_BT[..., None], x_BTD, jnp.zeros((), x_BTD.dtype))
         view = View(padding_mask(real_BT))
     x_BTD = add_positions(params["positions"], x_BTD, config)

@@ -35,13 +35,13 @@ class View(NamedTuple):
 
     Args:
       mask: where a query may look; None means everywhere.
-      bias: [1, H, L, S], added to the logits; None adds nothing.
+      bias: [1, H, L, S], added to the logits, or what gives it [B, H, L, S] for queries [B, L, H, K]; None adds nothing.
       source: [B, S, D], what the encoder has read; None in the encoder, and where a cache holds its keys.
       source_mask: where in it.
     """
 
     mask: Mask | None = None
-    bias: jax.Array | None = None
+    bias: jax.Array | Callable[[jax.Array], jax.Array] | None = None
     source: jax.Array | None = None
     source_mask: Mask | None = None
 
@@ -59,7 +59,7 @@ class Parts(NamedTuple):
     embed: Callable[[Tree, str, Text, Any, jax.Array | None], jax.Array]
     block: Callable[..., Any]
     finish: Callable[[Tree, jax.Array, Any, jax.Array | None], jax.Array]
-    bias: Callable[[Tree, jax.Array, bool, Any], jax.Array | None] = lambda stack, steps, both_ways, config: None
+    bias: Callable[[Tree, jax.Array, bool, Any], Any] = lambda stack, steps, both_ways, config: None
 
 
 # -- a layer -----------------------------------------------------------------------------------------------------------
@@ -105,7 +105,8 @@ def block(
         if cache is not None:
             cache = remember(cache, layer["number"], k_BSHK, v_BSHK)
             k_BSHK, v_BSHK = recall(cache, layer["number"])
-        a_BLHK, weights = attend(q_BLHK, k_BSHK, v_BSHK, view.mask, bias=view.bias, rng=rngs[0], **options)
+        bias = view.bias(q_BLHK) if callable(view.bias) else view.bias
+        a_BLHK, weights = attend(q_BLHK, k_BSHK, v_BSHK, view.mask, bias=bias, rng=rngs[0], **options)
         x_BLD = added("attention_norm", x_BLD, heads_out(layer["attention"]["out"], a_BLHK), rngs[1])
     cross_weights = None
     if "cross" in layer:

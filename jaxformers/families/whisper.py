@@ -58,6 +58,7 @@ class WhisperConfig(TextConfig):
     layer_norm_eps: float = 1e-5
     use_weighted_layer_sum: bool = False
     classifier_proj_size: int = 256
+    median_filter_width: int = 7
     pad_token_id: int = 50256
     bos_token_id: int = 50256
     eos_token_id: int = 50256
@@ -105,7 +106,6 @@ IGNORED = {
                      "mask_feature_length", "mask_feature_min_masks"),
                     "how it is trained: masks are drawn into the features by who trains (preprocess.spec_augment)"),
     "num_hidden_layers": "the same as encoder_layers",
-    "median_filter_width": "belongs to the times of words",
     "forced_decoder_ids": "belongs to generation",
 }  # fmt: skip
 config_from_hf = partial(read_config, WhisperConfig, KEYS, FIXED, IGNORED)

@@ -238,6 +238,10 @@ def default_loss(head: str | None, config: Any, smoothing: float = 0.0) -> LossF
         return beams
     if head == "pretraining" and hasattr(config, "norm_pix_loss"):  # of images
         return partial(hidden_patches, normalise=config.norm_pix_loss)
+    if head in ("text-to-speech", "speech-to-speech"):
+        from jaxformers.train import speech_losses  # which stands on this file
+
+        return partial(speech_losses.spectrum, config=config)
     if head in ("ctc", "audio-xvector") or (head == "pretraining" and hasattr(config, "num_codevectors_per_group")):
         from jaxformers.train import speech_losses  # which stands on this file
 

@@ -1,4 +1,7 @@
-"""The losses of speech: letters without places (CTC), Wav2Vec2's pretraining, speakers. Of the form of those in `losses`."""
+"""The losses of speech: letters without places (CTC), Wav2Vec2's pretraining, speakers, speaking.
+
+Of the form of those in `losses`.
+"""
 
 from typing import Any
 
@@ -11,6 +14,7 @@ from jaxformers.data.collate import IGNORE
 from jaxformers.train.losses import Batch, cross_entropy, row_weights
 
 SCALE, MARGIN = 30.0, 0.4  # of the additive margin between speakers
+LAST = 5.0  # how much the last frame counts, of which there is one a sound
 
 
 def ctc(output: Output, batch: Batch, *, config: Any) -> tuple[jax.Array, jax.Array]:
@@ -62,3 +66,46 @@ def speakers(output: Output, batch: Batch) -> tuple[jax.Array, jax.Array]:
     own_BC = jax.nn.one_hot(batch["labels"], output.cosines.shape[1])
     weights = row_weights(batch)
     return (cross_entropy(SCALE * (output.cosines - MARGIN * own_BC), batch["labels"]) * weights).sum(), weights.sum()
+
+
+def spectrum(output: Output, batch: Batch, *, config: Any) -> tuple[jax.Array, jax.Array]:
+    """Speaking (SpeechT5): how far frames are off, before and after they are refined, and whether each is the last.
+
+    `spectrogram` and `coarse_spectrogram` [B, T, M], `stop_logits` [B, T]; labels [B, T, M], -100 where no frames are. With
+    `config.use_guided_attention_loss` heads of the attention to what is read ([B, H, L, S], its mask `attention_mask` [B, S]) are
+    held to its order (Tachibana et al. 2018).
+    """
+    labels_BTM, weights_B = batch["labels"], row_weights(batch)
+    real_BT = (labels_BTM[..., 0] != IGNORE) & (weights_B != 0)[:, None]
+    assert output.spectrogram is not None
+    assert output.coarse_spectrogram is not None
+    off_BTM = sum(jnp.abs(frames - labels_BTM) for frames in (output.spectrogram, output.coarse_spectrogram))
+    last_BT = jnp.concatenate((~real_BT[:, 1:], jnp.ones_like(real_BT[:, :1])), axis=1).astype(jnp.float32)
+    logits_BT = output.stop_logits.astype(jnp.float32)  # type: ignore[union-attr]
+    stop_BT = LAST * last_BT * jax.nn.softplus(-logits_BT) + (1 - last_BT) * jax.nn.softplus(logits_BT)
+    count = jnp.maximum(real_BT.sum(), 1)
+    loss = jnp.where(real_BT, jnp.mean(off_BTM, axis=-1) + stop_BT, 0.0).sum() / count
+    if config.use_guided_attention_loss:
+        loss += _guided(output, batch, real_BT, config)
+    rows = weights_B.sum()
+    return loss * rows, rows
+
+
+def _guided(output: Output, batch: Batch, real_BT: jax.Array, config: Any) -> jax.Array:
+    """How far attention strays from the diagonal, its mean over all that are real."""
+    heads, r = config.guided_attention_loss_num_heads, config.reduction_factor
+    maps_BHLS = jnp.concatenate([each[:, :heads] for each in output.cross_attentions or ()], axis=1)
+    B, H, L, S = maps_BHLS.shape
+    out_BL = real_BT[:, r - 1 :: r][:, :L]
+    in_BS = batch["attention_mask"] != 0 if "attention_mask" in batch else jnp.ones((B, S), bool)
+    if in_BS.shape[1] != S:  # a mask of samples
+        in_BS = jnp.arange(S)[None] < config.frames(in_BS.sum(-1))[:, None]
+    done_BL, read_BS = (
+        jnp.arange(mask.shape[1])[None] / jnp.maximum(mask.sum(-1, keepdims=True), 1) for mask in (out_BL, in_BS)
+    )
+    astray_BLS = 1 - jnp.exp(
+        -jnp.square(read_BS[:, None] - done_BL[..., None]) / (2 * config.guided_attention_loss_sigma**2)
+    )
+    real_BLS = out_BL[..., None] & in_BS[:, None]
+    total = jnp.where(real_BLS[:, None], maps_BHLS.astype(jnp.float32) * astray_BLS[:, None], 0.0).sum()
+    return config.guided_attention_loss_scale * total / jnp.maximum(H * real_BLS.sum(), 1)

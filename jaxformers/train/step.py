@@ -255,6 +255,11 @@ def renewed(params: Tree, stats: Tree | None) -> Tree:
 
 LABELS = ("labels", "start_positions", "end_positions")
 HIDDEN = ("bool_masked_pos", "noise", "sampled_negative_indices")  # what an input hides of itself is what is right
+# head -> what its decoder reads to predict labels
+WRITES = {
+    **dict.fromkeys(ANSWERS, "decoder_input_ids"),
+    **dict.fromkeys(("text-to-speech", "speech-to-speech"), "decoder_input_values"),
+}
 PREDICTED = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits",
              "sop_logits", "text_embeds", "image_embeds")  # fmt: skip
 
@@ -268,8 +273,8 @@ def inputs_of(model: Model, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a batch the forward pass takes; what a decoder reads to predict `labels`, if not there, is made of them."""
     given = {key: value for key, value in batch.items() if key in model.inputs}
     make = model.family.decoder_inputs
-    if make and model.head in ANSWERS and "labels" in batch and "decoder_inputs_embeds" not in given:
-        given.setdefault("decoder_input_ids", make(batch["labels"], model.config))
+    if make and model.head in WRITES and "labels" in batch and "decoder_inputs_embeds" not in given:
+        given.setdefault(WRITES[model.head], make(batch["labels"], model.config))
     return given
 
 

@@ -52,4 +52,24 @@ AST = Row(
         "epsilon": (("audio-classification",), {"layer_norm_eps": 1e-2}),
     },
 )
-ROWS = (WAV2VEC2, HUBERT, WHISPER, AST)
+SPEECHT5 = Row(
+    family="speecht5",
+    config=sounds.SPEECHT5,
+    whole="text-to-speech",
+    without=(None, "speech-to-speech"),  # of which one takes vectors, called otherwise; the other in test_sounds_parity
+    brief=True,
+    variants={
+        "a frame at a time": (("text-to-speech",), {"reduction_factor": 1}),
+        "attention left alone": (("text-to-speech",), {"use_guided_attention_loss": False}),
+        "words scaled, layers normed": (("speech-seq2seq",), {"scale_embedding": True, "feat_extract_norm": "layer"}),
+        "words of the output's own": (("speech-seq2seq",), {"tie_word_embeddings": False}),
+    },
+)
+HIFIGAN = Row(
+    family="speecht5_hifigan",
+    config=sounds.HIFIGAN,
+    whole=None,
+    brief=True,
+    variants={"another slope, no norm": ((None,), {"leaky_relu_slope": 0.2, "normalize_before": False})},
+)
+ROWS = (WAV2VEC2, HUBERT, WHISPER, AST, SPEECHT5, HIFIGAN)

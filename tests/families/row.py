@@ -38,7 +38,7 @@ class Row:
 
     family: str
     config: Mapping[str, Any]
-    whole: str
+    whole: str | None
     variants: Mapping[str, tuple[tuple[str | None, ...], Mapping[str, Any]]]
     without: tuple[str, ...] = ()
     brief: bool = False
@@ -51,7 +51,7 @@ class Row:
     def reads(self) -> bool:
         """Whether it takes texts alone."""
         inputs = family_for(self.family).inputs
-        return "input_ids" in inputs and "pixel_values" not in inputs
+        return "input_ids" in inputs and not {"pixel_values", "input_values"} & {*inputs}
 
     @property
     def heads(self) -> list[str | None]:

@@ -27,7 +27,7 @@ from jaxformers.families import Model, family_for
 from jaxformers.train import losses
 from tests.families import hearing, sight
 from tests.families.row import CLASSIFY, Row
-from tests.goldens import make_goldens
+from tests.goldens import make_goldens, sounds
 from tests.goldens.drawing import draw
 from tests.goldens.make_goldens import spread
 
@@ -547,6 +547,7 @@ def loss_of(model: Model, output: Output, wanted: Mapping[str, Any]) -> jax.Arra
         "question-answering-beam",
         "table-question-answering",
         "image-classification-with-teacher",
+        "speech-to-speech",
     ):
         found = {name: output[name] for name in make_goldens.PROBED if output[name] is not None}
         states = (jax.nn.sigmoid(state) if name == "logits" else state for name, state in found.items())
@@ -578,7 +579,7 @@ def loss_and_gradient(model: Model, **options: Any) -> Callable[[Tree, Any, Any]
 def flat(output: Output) -> Arrays:
     """Every array of an output by name: `logits`, `hidden_states.0`, ..."""
     found: dict[str, Any] = {}
-    for key in {*output.keys()} - {"cosines"}:  # by which speakers are learnt; PyTorch keeps them to itself
+    for key in {*output.keys()} - {*sounds.FOR_LOSS}:  # which PyTorch keeps to itself
         found |= spread(key, output[key])
     return {key: np.asarray(value) for key, value in found.items()}
 

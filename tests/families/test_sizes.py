@@ -22,7 +22,8 @@ ONE_A_FAMILY = ("bert-base-uncased", "distilbert-base-uncased", "roberta-base", 
                 "xlm-mlm-ende-1024", "xlnet-base-cased", "tapas-base", "gpt2", "Llama-2-7b", "openai-gpt",
                 "ctrl", "pythia-70m", "vit-base-patch16-224", "deit-base-distilled-patch16-224", "dinov2-base",
                 "vit-mae-base", "convnext-tiny-224", "resnet-50", "swin-tiny-patch4-window7-224", "mit-b0",
-                "efficientnet-b0", "beit-base-patch16-224")  # fmt: skip
+                "efficientnet-b0", "beit-base-patch16-224", "wav2vec2-base", "hubert-base-ls960", "whisper-tiny",
+                "ast-finetuned-audioset", "speecht5_tts", "speecht5_hifigan")  # fmt: skip
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 FAIRSEQ = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -181,6 +182,36 @@ PUBLISHED = {  # name -> (config.json, parameters of the bare model, pooler incl
         },
         239_195_904,
     ),
+    "wav2vec2-base": ({"model_type": "wav2vec2"}, 94_371_712),
+    "wav2vec2-large-960h-lv60": (
+        {
+            "model_type": "wav2vec2",
+            **LARGE,
+            "feat_extract_norm": "layer",
+            "do_stable_layer_norm": True,
+            "conv_bias": True,
+        },
+        315_438_720,
+    ),
+    "hubert-base-ls960": ({"model_type": "hubert"}, 94_371_712),
+    "whisper-tiny": ({"model_type": "whisper"}, 37_760_640),
+    "whisper-large-v3": (
+        {
+            "model_type": "whisper",
+            "d_model": 1280,
+            "num_mel_bins": 128,
+            "vocab_size": 51866,
+            **{
+                f"{side}_{what}": n
+                for side in ("encoder", "decoder")
+                for what, n in (("layers", 32), ("ffn_dim", 5120), ("attention_heads", 20))
+            },
+        },
+        1_543_490_560,
+    ),
+    "ast-finetuned-audioset": ({"model_type": "audio-spectrogram-transformer"}, 86_187_264),
+    "speecht5_tts": ({"model_type": "speecht5"}, 141_787_136),
+    "speecht5_hifigan": ({"model_type": "speecht5_hifigan"}, 12_656_257),
     "mit-b0": ({"model_type": "segformer"}, 3_319_392),
     "nllb-200-distilled-600M": ({"model_type": "m2m_100", "vocab_size": 256206}, 615_073_792),
 }
@@ -251,7 +282,8 @@ def test_real_sizes_can_be_cut_over_eight_devices(name, mesh):
     raw = PUBLISHED[name][0]
     words = [head for head in ("causal-lm", "masked-lm", "seq2seq-lm") if head in family_for(raw["model_type"]).heads]
     _, config, tree = declared(raw, words[0] if words else None)
-    if not isinstance(getattr(config, "num_attention_heads", None), int):  # what has no heads is not cut by them
+    convolutions = hasattr(config, "conv_dim") or not isinstance(getattr(config, "num_attention_heads", None), int)
+    if convolutions:  # what has no heads is not cut by them
         mesh = dataclasses.replace(mesh, tensor=1, fsdp=8 if mesh.fsdp > 1 else 1)
         heads = mesh.tensor
     else:

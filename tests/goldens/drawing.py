@@ -15,7 +15,7 @@ def draw(name: str, shape: tuple[int, ...], std: float = 0.2) -> np.ndarray:
     """
     raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
     values = (2 * (raw >> np.uint64(11)) * 2.0**-53 - 1) * std * math.sqrt(3)
-    is_scale = len(shape) == 1 and name.endswith(("weight", "running_var"))
+    is_scale = len(shape) == 1 and (name.endswith(("weight", "running_var")) or name == "scale")
     return (values + is_scale).reshape(shape).astype(np.float32)
 
 

@@ -349,7 +349,7 @@ NOT_TEXTS = {
     family: module for module in (pixels, sounds) for family in module.FAMILIES
 }  # model_type -> whose `sample` it is
 PROBED = ("last_hidden_state", "pooler_output", "start_top_log_probs", "end_top_log_probs", "cls_logits",
-          "logits_aggregation", "logits", "logits_per_image", "text_embeds")  # fmt: skip
+          "logits_aggregation", "logits", "logits_per_image", "text_embeds", "spectrogram", "waveform")  # fmt: skip
 # XLNet's, of targets, which these inputs lack; TAPAS', by which a column is chosen and not how surely, and its pooler where
 # there are no operators.
 UNLEARNT = ("final_logits_bias", "mask_emb", "transformer.mask_emb", "column_output_weights", "column_output_bias",
@@ -524,7 +524,7 @@ def parameters_of(model: Any) -> dict[str, Any]:
     repeated = set(model.all_tied_weights_keys)
     found = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name not in repeated}
     kept = ("final_logits_bias", "running_mean", "running_var")
-    found |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(kept)}
+    found |= {name: b for name, b in model.named_buffers() if name.endswith(kept) or name in sounds.BUFFERS}
     return {
         name: p
         for name, p in found.items()
@@ -554,7 +554,7 @@ def torch_results(model: Any, inputs: dict[str, np.ndarray], labels: dict[str, n
     named = {name: tensor(array, name) for name, array in given.items()}
     if model.config.model_type == "beit" and "bool_masked_pos" in named and "labels" in named:
         named["labels"] = named["labels"][named["bool_masked_pos"]]
-    output = model(**named, output_hidden_states=True, output_attentions=True)
+    output = sounds.by_name(sounds.without_drops(model)(**named, output_hidden_states=True, output_attentions=True))
     if "pixel_values" in inputs:  # towers have outputs of their own
         output = {
             key: channels_last(key, value)

@@ -67,6 +67,38 @@ AST = {
     "num_mel_bins": 8,
     "hidden_dropout_prob": 0.1,
 }
+SPEECHT5 = {
+    "model_type": "speecht5",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    **{key: TINY[key] for key in ("conv_dim", "conv_stride", "conv_kernel", "num_conv_pos_embeddings",
+                                  "num_conv_pos_embedding_groups")},
+    "encoder_max_relative_position": 4,
+    "num_mel_bins": 8,
+    "speech_decoder_prenet_units": 16,
+    "speech_decoder_prenet_dropout": 0.0,  # see `without_drops`
+    "speech_decoder_postnet_layers": 3,
+    "speech_decoder_postnet_units": 16,
+    "speaker_embedding_dim": 16,
+    "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
+    "use_cache": False,
+}  # fmt: skip
+HIFIGAN = {
+    "model_type": "speecht5_hifigan",
+    "model_in_dim": 8,
+    "upsample_initial_channel": 16,
+    "upsample_rates": [2, 3],
+    "upsample_kernel_sizes": [4, 7],
+    "resblock_kernel_sizes": [3, 5],
+    "resblock_dilation_sizes": [[1, 3], [1, 2]],
+}
 LABELS = {str(i): name for i, name in enumerate(("no", "maybe", "yes"))}
 
 CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, head, config)
@@ -77,6 +109,8 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # name -> (class, 
         "audio-classification",
         {**AST, "id2label": LABELS},
     ),
+    "speecht5-speaks": ("SpeechT5ForTextToSpeech", "text-to-speech", SPEECHT5),
+    "speecht5_hifigan": ("SpeechT5HifiGan", None, HIFIGAN),
     "whisper-texts": ("WhisperForConditionalGeneration", "speech-seq2seq", WHISPER),
 }
 FAMILIES = {config["model_type"] for _, _, config in CASES.values()}
@@ -87,11 +121,15 @@ FIXED = (
 STILL = {"whisper": FIXED}  # which, once it has read them from a file, it no longer takes for fixed
 # What hides frames, where none are; the quantizer's choice, which is only drawn in training; positions.
 UNLEARNT = (
-    *(f"{prefix}masked_spec_embed" for prefix in ("", "wav2vec2.", "hubert.")),
+    *(f"{prefix}masked_spec_embed" for prefix in ("", "wav2vec2.", "hubert.", "speecht5.encoder.prenet.")),
     "quantizer.weight_proj.weight",
     "quantizer.weight_proj.bias",
+    "mean",
+    "scale",
 )
+BUFFERS = ("mean", "scale")  # of the vocoder, which its file keeps
 PARTS_OF_LOSS = ("contrastive_loss", "diversity_loss")
+FOR_LOSS = ("cosines", "coarse_spectrogram", "stop_logits")  # by which speakers and speaking are learnt
 SAMPLES = 95
 
 
@@ -101,6 +139,10 @@ def sample(
     """Sounds, three unless `batch` says otherwise, some shorter; and what a head learns from them. Few digits, to be stored."""
     B = 3 if batch is None else batch
     sounds = lambda name, shape: ((integers(name, shape, 0, 33) - 16) / 8).astype(np.float32)  # noqa: E731
+    if config["model_type"] == "speecht5_hifigan":
+        return {"spectrogram": sounds("spectra", (B, 6, config["model_in_dim"]))}, {}
+    if config["model_type"] == "speecht5":
+        return speecht5_sample(config, head, B, length)
     if config["model_type"] == "audio-spectrogram-transformer":
         return {"input_values": sounds("spectra", (B, config["max_length"], config["num_mel_bins"]))}, labels(
             config, head, B, 0
@@ -126,6 +168,39 @@ def sample(
             own = frames * np.arange(B)[:, None, None]  # those of a sound are of the same sound
             given["sampled_negative_indices"] = own + integers("negatives", (B, frames, 4), 0, frames)
     return given, labels(config, head, B, length)
+
+
+def speecht5_sample(
+    config: dict[str, Any], head: str | None, B: int, length: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Texts or sounds on either side."""
+    heard, _ = sample({"model_type": "wav2vec2"}, None, B)
+    real = (np.arange(length)[None] < np.array([length, length - 2, length - 3])[np.arange(B) % 3, None]) * 1
+    given = heard
+    if head == "text-to-speech":
+        given = {"input_ids": integers("input_ids", (B, length), 5, 64), "attention_mask": real}
+    if head == "speech-seq2seq":
+        ids = {"decoder_input_ids": integers("decoder_input_ids", (B, length), 5, 64), "decoder_attention_mask": real}
+        return given | ids, {"labels": integers("labels", (B, length), 5, 64)}
+    bands, r = config["num_mel_bins"], config.get("reduction_factor", 2)
+    frames = lambda name, count, width: ((integers(name, (B, count, width), 0, 33) - 16) / 8).astype(np.float32)  # noqa: E731
+    given["decoder_input_values"] = frames("decoder_input_values", length, bands)
+    given["decoder_attention_mask"] = real
+    given["speaker_embeddings"] = frames("speakers", 1, config["speaker_embedding_dim"])[:, 0]
+    labels = np.where(np.repeat(real, r, axis=1)[..., None] != 0, frames("spectra", r * length, bands), -100.0)
+    return given, {"labels": labels.astype(np.float32)}
+
+
+def without_drops(model: Any) -> Any:
+    """The model, whose net before frames drops nothing where nothing is to be dropped; transformers' then drops all."""
+    if model.config.model_type == "speecht5" and hasattr(model, "speech_decoder_postnet"):
+        model.speecht5.decoder.prenet._consistent_dropout = lambda frames, share: frames
+    return model
+
+
+def by_name(output: Any) -> Any:
+    """What a model gives, under its name: the vocoder's waves have none."""
+    return output if hasattr(output, "keys") else {"waveform": output}
 
 
 def frames_of(config: dict[str, Any], samples: int) -> int:
