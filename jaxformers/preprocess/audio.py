@@ -7,6 +7,7 @@ Waves are float32 arrays [samples], between -1 and 1 where they come from a file
 import io
 import math
 import os
+import wave as wave_file
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,23 @@ def mono(wave: Any, called: str = "the audio") -> np.ndarray:
 
 def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
+
+
+def write_wav(path: str | os.PathLike[str], wave: np.ndarray, sampling_rate: int) -> None:
+    """Writes a sound as a wav file of 16 bits, which plays everywhere.
+
+    Args:
+      path: where to.
+      wave: [samples] or [samples, channels], between -1 and 1; what is beyond is cut.
+      sampling_rate: samples a second.
+    """
+    samples = np.asarray(wave, np.float32)
+    samples = samples[:, None] if samples.ndim == 1 else samples
+    with wave_file.open(os.fspath(path), "wb") as file:
+        file.setnchannels(samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(sampling_rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
 
 
 def resample(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:

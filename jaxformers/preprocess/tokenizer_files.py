@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from jaxformers.errors import InputError
+from jaxformers.preprocess import tokenizer_whisper
 from jaxformers.preprocess.sentencepiece_file import read_sentencepiece
 from jaxformers.preprocess.tokenizer_languages import HABITS
 from jaxformers.preprocess.tokenizer_layouts import (
@@ -121,7 +122,10 @@ def read_folder(folder: Path, overrides: Mapping[str, Any]) -> tuple[tokenizers.
         if class_name in HABITS:
             habit = HABITS[class_name]
             names = {**names, "language_token": habit.form.format(given.get("src_lang") or habit.default)}
-        frame = frame_json(layout, names, backend.token_to_id, given)
+        if layout == "whisper":
+            frame = tokenizer_whisper.frame(given, names["eos_token"], backend.token_to_id)
+        else:
+            frame = frame_json(layout, names, backend.token_to_id, given)
         # Only now do all special tokens have their ids; a part enters a backend through a tokenizer.json alone.
         empty = {"type": "WordLevel", "vocab": {"": 0}, "unk_token": ""}
         backend.post_processor = _backend({"model": empty, "post_processor": frame}, file).post_processor
@@ -197,6 +201,8 @@ def _read_tokenizer_json(file: Path, layout: str, given: Mapping[str, Any]) -> B
     parts = ("normalizer", "pre_tokenizer", "post_processor", "padding", "truncation")
     if not isinstance(raw.get("model"), dict) or not all(isinstance(raw.get(part), dict | None) for part in parts):
         raise InputError(f"{file} is not a file of the tokenizers library: its 'model' and other parts must be objects")
+    if layout == "whisper":  # what is around a text is said anew, for who loads may say it
+        return _whisper(raw, given)
     return Built({"post_processor": None, **raw})
 
 
@@ -226,7 +232,14 @@ def _read_byte_level(file: Path, layout: str, given: Mapping[str, Any]) -> Built
     if layout in ("clip", "openai-gpt"):
         return Built((clip_json if layout == "clip" else openai_gpt_json)(vocabulary, merges, special))
     raw = byte_level_json(vocabulary, merges, special, layout=layout, add_bos_token=add_bos_token)
+    if layout == "whisper":
+        return _whisper(raw, given)
     return Built(raw, options={"add_bos_token": add_bos_token} if layout == "gpt2" else {})
+
+
+def _whisper(raw: dict[str, Any], given: Mapping[str, Any]) -> Built:
+    raw = {part: value for part, value in raw.items() if part != "post_processor"}
+    return Built(raw, options={name: given[name] for name in tokenizer_whisper.OPTIONS if name in given})
 
 
 def _read_xlm(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
@@ -259,7 +272,12 @@ def _read_ctc(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
 
 def _read_sentencepiece(file: Path, layout: str, given: Mapping[str, Any]) -> Built:
     layout = layout or "sentencepiece"
-    return sentencepiece_json(read_sentencepiece(file), layout, _special(layout, given), given)
+    built = sentencepiece_json(read_sentencepiece(file), layout, _special(layout, given), given)
+    if layout != "speecht5":
+        return built
+    if given.get("normalize"):
+        raise InputError(f"{file.parent} asks for numbers spelled out (normalize), which is not supported")
+    return built._replace(files={file.name: file.read_bytes()})  # transformers knows no other for this class
 
 
 class _Reader(NamedTuple):
@@ -270,10 +288,12 @@ class _Reader(NamedTuple):
 
 _READERS = (
     _Reader(
-        ("tokenizer.json",), tuple(name for name in LAYOUTS if name not in ("xlm", "ctrl", "ctc")), _read_tokenizer_json
+        ("tokenizer.json",),
+        tuple(name for name in LAYOUTS if name not in ("xlm", "ctrl", "ctc", "speecht5")),
+        _read_tokenizer_json,
     ),
     _Reader(("vocab.txt",), ("bert",), _read_wordpiece),
-    _Reader(("vocab.json", "merges.txt"), ("gpt2", "roberta", "clip", "openai-gpt"), _read_byte_level),
+    _Reader(("vocab.json", "merges.txt"), ("gpt2", "roberta", "clip", "openai-gpt", "whisper"), _read_byte_level),
     _Reader(("vocab.json", "merges.txt"), ("xlm",), _read_xlm),
     _Reader(("vocab.json", "merges.txt"), ("ctrl",), _read_ctrl),
     _Reader(("source.spm", "target.spm", "vocab.json"), ("marian",), _read_marian),
@@ -282,7 +302,7 @@ _READERS = (
     _Reader(("encoder.json", "vocab.bpe"), ("gpt2", "roberta"), _read_byte_level),
     *(
         _Reader((name,), LAYOUTS_READ, _read_sentencepiece)
-        for name in ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+        for name in ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model", "spm_char.model")
     ),
 )
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxformers.errors import InputError
 from jaxformers.preprocess.tokenizer_languages import TOKENS
+from jaxformers.preprocess.tokenizer_whisper import OPTIONS as WHISPER_OPTIONS
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 UNKNOWN_CLASS = "PreTrainedTokenizerFast"  # transformers takes this one's tokenizer.json as it is
@@ -75,6 +76,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "marian": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
     "pegasus": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask_2>"},
     "llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "whisper": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+    "speecht5": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
     "ctc": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
     "sentencepiece": {},  # only the file says which
     "": {},  # only a tokenizer.json says how
@@ -131,7 +134,9 @@ CLASSES = {
     "MBart50Tokenizer": TokenizerClass("mbart50", PLAIN_INPUTS, extra_special_tokens=TOKENS["MBart50Tokenizer"]),
     "PegasusTokenizer": TokenizerClass("pegasus", PLAIN_INPUTS),
     "LlamaTokenizer": TokenizerClass("llama", PLAIN_INPUTS, padding_side="left"),
+    "SpeechT5Tokenizer": TokenizerClass("speecht5", PLAIN_INPUTS),
     "Wav2Vec2CTCTokenizer": TokenizerClass("ctc", PLAIN_INPUTS),
+    "WhisperTokenizer": TokenizerClass("whisper", PLAIN_INPUTS),
 }
 CLASS_OF_MODEL = {
     **dict.fromkeys(("bert", "electra", "layoutlm", "lxmert", "mobilebert", "vilt", "visual_bert"), "BertTokenizer"),
@@ -150,8 +155,10 @@ CLASS_OF_MODEL = {
     "mbart": "MBartTokenizer",
     "pegasus": "PegasusTokenizer",
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
+    "speecht5": "SpeechT5Tokenizer",
     "tapas": "TapasTokenizer",
     **dict.fromkeys(("wav2vec2", "hubert"), "Wav2Vec2CTCTokenizer"),
+    "whisper": "WhisperTokenizer",
     "xlm": "XLMTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlnet": "XLNetTokenizer",
@@ -178,6 +185,7 @@ _FRAMES = {
     "xlm": ("bos:0 A:0 sep:0", "bos:0 A:0 sep:0 B:1 sep:1"),
     "t5": ("A:0 eos:0", "A:0 eos:0 B:0 eos:0"),
     "pegasus": ("A:0 eos:0", "A:0 B:0 eos:0"),
+    "speecht5": ("A:0 eos:0", "A:0 B:0 eos:0"),
     "marian": ("A:0 eos:0", "A:0 B:0 eos:0"),
     "mbart": ("A:0 eos:0 language:0", "A:0 B:0 eos:0 language:0"),
     **dict.fromkeys(("mbart50", "m2m_100"), ("language:0 A:0 eos:0", "language:0 A:0 B:0 eos:0")),
@@ -185,6 +193,7 @@ _FRAMES = {
 # Options that shape what is built from a vocabulary file, beside those of `OPTIONS`; a tokenizer.json is built already.
 BUILT_OPTIONS = (
     *("keep_accents", "split_by_punct", "extra_ids", "legacy", "add_bos_token", "add_eos_token"),
+    *WHISPER_OPTIONS,
     *("do_lowercase_and_remove_accent", "target_lang", "word_delimiter_token", "replace_word_delimiter_char"),
 )
 

@@ -37,6 +37,7 @@ _FAMILIES = {
     "mbart50": _Family(Algorithm.UNIGRAM, {}),
     "pegasus": _Family(Algorithm.UNIGRAM, {"offset": 103}),
     "llama": _Family(Algorithm.BPE, {"add_prefix_space": True, "legacy": False} | _ENDS),
+    "speecht5": _Family(Algorithm.CHAR, {}),
     "sentencepiece": _Family(None, _ENDS),
 }
 LAYOUTS_READ = tuple(_FAMILIES)
@@ -96,7 +97,7 @@ def sentencepiece_json(
             added += [{"content": token, "special": True, "normalized": False} for token in sentinels[::-1]]
     elif layout in ("llama", "sentencepiece"):
         byte_fallback = layout == "llama" or model.byte_fallback
-    if layout == "sentencepiece":
+    if layout in ("speecht5", "sentencepiece"):
         unk_id = next((index for index, piece in enumerate(model.pieces) if piece.kind is Kind.UNKNOWN), unk_id)
         if model.algorithm is Algorithm.UNIGRAM:
             # To the search, a user-defined piece is as good as the best piece for each of its bytes, less a little.
@@ -236,6 +237,7 @@ _PIPELINES = {
     "mbart50": _charsmap_and_spaces,
     "pegasus": _charsmap_and_spaces,
     "llama": _llama,
+    "speecht5": _as_the_file_says,
     "sentencepiece": _as_the_file_says,
 }
 
