@@ -31,6 +31,7 @@ def generate(
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
     input_features: Any = None,
+    input_values: Any = None,
     pixel_values: Any = None,
     encoder_outputs: Any = None,
     generation_config: GenerationConfig | None = None,
@@ -52,7 +53,9 @@ def generate(
       decoder_input_ids: [B, P], what an encoder-decoder's decoder goes on from; `decoder_start_token_id` by default, which is
         put before them where none begins with it.
       decoder_attention_mask: [B, P] of these.
-      input_features: [B, bands, frames], what a speech model's encoder hears, in place of `input_ids`.
+      input_features: [B, bands, frames], what a speech model's encoder hears, in place of `input_ids`; `attention_mask` is of
+        `input_values`.
+      input_values: waves [B, samples], where it hears these.
       pixel_values: [B, Y, X, C], images that a vision-encoder-decoder tells of.
       encoder_outputs: [B, S, D], what it made of them, where that is known.
       generation_config: in place of the model's own.
@@ -81,8 +84,8 @@ def generate(
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
               allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
               decoder=(decoder_input_ids, decoder_attention_mask),
-              perceived={"input_features": input_features, "pixel_values": pixel_values,
-                         "encoder_outputs": encoder_outputs})  # fmt: skip
+              perceived={"input_features": input_features, "input_values": input_values, "pixel_values": pixel_values,
+                         "encoder_outputs": encoder_outputs, "attention_mask": attention_mask})  # fmt: skip
     for _ in run.parts(1 if prefix_allowed_tokens_fn else CHUNK if run.config.stop_strings else run.most):
         pass
     return run.output()
@@ -96,6 +99,7 @@ def stream(
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
     input_features: Any = None,
+    input_values: Any = None,
     pixel_values: Any = None,
     encoder_outputs: Any = None,
     generation_config: GenerationConfig | None = None,
@@ -117,8 +121,8 @@ def stream(
     run = Run(model, input_ids, attention_mask, options, given=generation_config, rng=rng, own=logits_processor,
               allow=prefix_allowed_tokens_fn, tokenizer=tokenizer, assistant=assistant_model,
               decoder=(decoder_input_ids, decoder_attention_mask),
-              perceived={"input_features": input_features, "pixel_values": pixel_values,
-                         "encoder_outputs": encoder_outputs})  # fmt: skip
+              perceived={"input_features": input_features, "input_values": input_values, "pixel_values": pixel_values,
+                         "encoder_outputs": encoder_outputs, "attention_mask": attention_mask})  # fmt: skip
     if run.rules.beams > 1:
         raise InputError("beams cannot be streamed, for they may change their mind: leave num_beams at 1")
     return (run.new()[:, -1] for _ in run.parts(1))

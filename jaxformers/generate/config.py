@@ -27,7 +27,8 @@ IGNORED = {
                     "how another model helps, which changes no distribution"),
     **dict.fromkeys(("alignment_heads", "is_multilingual", "lang_to_id", "language", "max_initial_timestamp_index",
                      "no_timestamps_token_id", "prev_sot_token_id", "return_timestamps", "task", "task_to_id",
-                     "forced_decoder_ids", "median_filter_width"),
+                     "forced_decoder_ids", "median_filter_width", "condition_on_prev_tokens", "logprob_threshold",
+                     "compression_ratio_threshold", "no_speech_threshold"),
                     "what Whisper's texts begin with, and their times: generate.speech reads it"),
     **dict.fromkeys(("chat_format", "max_window_size", "trust_remote_code"), "left over from a model's own code"),
 }  # fmt: skip

@@ -23,8 +23,12 @@ from jaxformers.parallel.mesh import activate
 # head -> what the arrays are called that it goes on from
 DECODER = ("decoder_input_ids", "decoder_attention_mask")
 READS = {"causal-lm": ("input_ids", "attention_mask"), **dict.fromkeys(ANSWERS, DECODER)}
-# and, of an encoder-decoder, what its encoder's are called: a text; or what it made of a sound or an image
-SOURCES = {**dict.fromkeys(ANSWERS, ("encoder_outputs",)), "seq2seq-lm": ("input_ids", "attention_mask")}
+# and, of an encoder-decoder, what its encoder's are called: a text; or what it made of a sound or an image, and which samples
+# of a sound were heard
+SOURCES = {
+    **dict.fromkeys(ANSWERS, ("encoder_outputs", "attention_mask")),
+    "seq2seq-lm": ("input_ids", "attention_mask"),
+}
 Key = tuple[Family, str | None, Any, Any]  # family, head, config, mesh: what a model is but for its parameters
 
 
@@ -69,7 +73,8 @@ def read_prompt(
     family, head, config, mesh = model
     assert family.cache is not None
     given: dict[str, Any] = dict(zip(READS[str(head)], (ids_BP, mask_BP), strict=True))
-    given |= {} if source is None else dict(zip(SOURCES[str(head)], tuple(source), strict=False))
+    if source is not None:
+        given |= {name: each for name, each in zip(SOURCES[str(head)], source, strict=True) if each is not None}
     with activate(mesh):
         cache = family.cache(config, ids_BP.shape[0], slots, params["embeddings"]["word"].dtype)
         cache = by_layer(cache) if isinstance(params.get("decoder", params)["layers"], tuple) else cache

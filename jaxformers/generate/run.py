@@ -111,13 +111,13 @@ class Run:
         pieces = [_tokens(row, real, number) for number, (row, real) in enumerate(zip(self.ids, mask, strict=True))]
         longest = max(len(tokens) for tokens, _ in pieces)
         self.most = _most(model, self.config, self.ids.shape[1], longest)
-        self.prompt = 1 if longest == 1 and source else _slots(longest)
+        self.prompt = 1 if longest == 1 and source else slots_for(longest)
         self.vocab = getattr(model.config, "decoder_vocab_size", model.config.vocab_size)
         self.rules = rules_of(self.config, self.vocab, tuple(own))
         self.knobs = knobs_of(self.config, self.most)
         self.each = self.rules.beams if self.rules.beams > 1 else self.config.num_return_sequences  # rows a prompt
-        params, compiled = _prepared(model)
-        small = (None, None) if assistant is None else _prepared(assistant)
+        params, compiled = prepared(model)
+        small = (None, None) if assistant is None else prepared(assistant)
         if small[1] is not None and small[1][-1] != compiled[-1]:
             raise InputError("assistant_model must lie on the model's devices: load both with the same mesh")
         self.params: Any = params if self.ahead is None else (params, small[0])
@@ -138,7 +138,7 @@ class Run:
         guesses = 0  # what is read at a time beside the token that is kept in any case
         if self.ahead is not None:
             fixed, guesses = fixed | {"ahead": self.ahead}, self.ahead.guesses
-        shape = {"slots": _slots(self.prompt + self.most + guesses), "most": _slots(self.most + guesses)}
+        shape = {"slots": slots_for(self.prompt + self.most + guesses), "most": slots_for(self.most + guesses)}
         if self.rules.beams == 1:
             shape["times"] = self.each
         self.state = program.start(self.params, *self.inputs, self._knobs(), **fixed, **shape)
@@ -250,7 +250,7 @@ def _holds(text: str, stops: Sequence[str]) -> bool:
     return any(stop in text for stop in stops)
 
 
-def _slots(count: int) -> int:
+def slots_for(count: int) -> int:
     """The first of `SLOTS` that is enough."""
     return next((slots for slots in SLOTS if slots >= count), count)
 
@@ -296,7 +296,7 @@ def _source(model: Model, input_ids: Any, attention_mask: Any, config: Generatio
     if input_ids is None:
         raise InputError("an encoder-decoder answers a text: give input_ids")
     ids, mask = _checked(input_ids, attention_mask, config, model.config.vocab_size)
-    slots, limit = _slots(ids.shape[1]), model.config.max_position_embeddings
+    slots, limit = slots_for(ids.shape[1]), model.config.max_position_embeddings
     if "position" in model.params["encoder"]:
         slots = max(ids.shape[1], min(slots, limit))
     more = ((0, 0), (0, slots - ids.shape[1]))
@@ -304,38 +304,49 @@ def _source(model: Model, input_ids: Any, attention_mask: Any, config: Generatio
     return Source(ids, mask)  # type: ignore[arg-type]  # which go to the device with the first program
 
 
-# head -> what its encoder takes that is no text, what that is called, and what it is
+# head -> what its encoder may take that is no text, and what that is
 PERCEIVES = {
-    "speech-seq2seq": ("input_features", "a sound"),
-    "vision2seq": ("pixel_values", "an image"),
+    "speech-seq2seq": (("input_features", "input_values"), "a sound"),
+    "vision2seq": (("pixel_values",), "an image"),
 }
+
+
+def perceives(model: Model) -> tuple[str, str]:
+    """What a model's encoder takes that is no text: its name, such as "input_values", and what that is."""
+    names, what = PERCEIVES[str(model.head)]
+    return next((name for name in names if name in model.family.inputs), names[0]), what
 
 
 def _perceived(model: Model, given: Mapping[str, Any], config: GenerationConfig) -> Source:
     """What the encoder makes of a sound or an image; `given` has that, or `encoder_outputs`."""
-    name, what = PERCEIVES[str(model.head)]
-    raw, known = given.get(name), given.get("encoder_outputs")
+    name, what = perceives(model)
+    raw, known, mask = (given.get(key) for key in (name, "encoder_outputs", "attention_mask"))
     if (raw is None) == (known is None):
         raise InputError(f"this model answers {what}: give {name}, or the encoder_outputs that were made of them")
+    if mask is not None and "attention_mask" not in model.family.inputs:
+        raise InputError(f"{model.family.name} perceives what is of one size: leave attention_mask out")
     if config.encoder_repetition_penalty != 1 or config.encoder_no_repeat_ngram_size:
         raise InputError(
             "encoder_repetition_penalty and encoder_no_repeat_ngram_size look at tokens that are read, "
             f"and {what} has none"
         )
-    return Source(perceive(model, raw) if known is None else known, None)
+    return Source(perceive(model, raw, mask) if known is None else known, mask)
 
 
-def perceive(model: Model, given: Any) -> jax.Array:
-    """The states [B, S, D] that a model's encoder makes of sounds or images."""
-    _, (family, _, config, mesh) = _prepared(model)
-    return _perceive(model.params, given, key=(family, config, mesh))
+def perceive(model: Model, given: Any, attention_mask: Any = None, **options: Any) -> jax.Array:
+    """The states [B, S, D] that a model's encoder makes of sounds or images; `options` are its encoder's."""
+    _, (family, _, config, mesh) = prepared(model)
+    arrays = {perceives(model)[0]: given} | ({} if attention_mask is None else {"attention_mask": attention_mask})
+    return _perceive(model.params, arrays, key=(family, config, mesh), options=tuple(options.items()))
 
 
-@partial(jax.jit, static_argnames="key")
-def _perceive(params: Tree, given: jax.Array, *, key: Any) -> jax.Array:
+@partial(jax.jit, static_argnames=("key", "options"))
+def _perceive(
+    params: Tree, given: dict[str, jax.Array], *, key: Any, options: tuple[tuple[str, Any], ...]
+) -> jax.Array:
     family, config, mesh = key
     with activate(mesh):
-        states: jax.Array = family.encode(params, given, config=config).last_hidden_state
+        states: jax.Array = family.encode(params, **given, config=config, **dict(options)).last_hidden_state
     return states
 
 
@@ -354,7 +365,8 @@ def _decoder_prompts(
     mask = np.ones_like(mask) if decoder_attention_mask is None else mask  # the first token's id may be that of padding
     if len(ids) != rows:
         raise InputError(f"decoder_input_ids must have a row for each of the {rows} of input_ids, found {len(ids)}")
-    if (ids[:, 0] == first).any():  # as transformers has it: one row that begins so speaks for all
+    spoken = model.head == "speech-seq2seq" and (ids == first).any()  # after what was said before
+    if (ids[:, 0] == first).any() or spoken:  # as transformers has it: one row that begins so speaks for all
         return ids, mask
     return np.concatenate((start, ids), 1), np.concatenate((np.ones_like(start, bool), mask), 1)
 
@@ -390,7 +402,7 @@ def _most(model: Model, config: GenerationConfig, given: int, longest: int) -> i
 _ready: weakref.WeakKeyDictionary[Model, tuple[list[int], Tree]] = weakref.WeakKeyDictionary()
 
 
-def _prepared(model: Model) -> tuple[Tree, loop.Key]:
+def prepared(model: Model) -> tuple[Tree, loop.Key]:
     """The parameters as the programs take them, and what a program is compiled for.
 
     On one device shallow models get their layers apart: a slice of a stacked array would be a copy of the weights with every

@@ -1,6 +1,6 @@
 """What Whisper writes of a sound: what its texts begin with (language, task, times), and where times may stand.
 
-`transcribe` is `generate` with both; a longer sound than 30 seconds is cut and put together by the pipeline.
+`transcribe` is `generate` with both, for sounds of up to 30 seconds; longer ones are `generate.longform`'s.
 """
 
 import dataclasses
@@ -16,10 +16,11 @@ from jaxformers.errors import InputError
 from jaxformers.families import Model
 from jaxformers.generate import GenerateOutput, generate
 from jaxformers.generate.processors import NEVER
-from jaxformers.generate.run import perceive
+from jaxformers.generate.run import perceive, prepared
 from jaxformers.generate.written import Written
-
-TASKS = ("transcribe", "translate")
+from jaxformers.parallel.distributed import fetch
+from jaxformers.parallel.mesh import activate
+from jaxformers.preprocess.tokenizer_whisper import TASKS, token_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def transcribe(
     Args:
       model: with the head `speech-seq2seq`; its generation_config.json says which tokens stand for what.
       input_features: spectra [B, bands, frames].
-      language: a code ("en"), or one for each row; None lets the model say, if it knows several.
+      language: a code ("en") or a name ("English"), or one for each row; None lets the model say, if it knows several.
       task: "transcribe", or "translate" into English; None leaves it to the model, but transcribes where a language is given.
       return_timestamps: whether to write when each piece begins and ends.
       logits_processor: after what keeps times in order.
@@ -92,14 +93,19 @@ def transcribe(
     said = {**model.generation, **{key: options.pop(key) for key in ("forced_decoder_ids",) if key in options}}
     states = perceive(model, jnp.asarray(input_features))
     prompt = beginnings(model, states, said, language, task, return_timestamps)
-    own = tuple(logits_processor)
-    if return_timestamps:
-        if said.get("no_timestamps_token_id") is None:
-            raise InputError("return_timestamps needs no_timestamps_token_id in generation_config.json, which has none")
-        end = said.get("eos_token_id", model.config.eos_token_id)
-        end = end[0] if isinstance(end, list | tuple) else end
-        own = (Times(said["no_timestamps_token_id"], end, said.get("max_initial_timestamp_index")), *own)
+    own = (*processors(model, said, return_timestamps), *logits_processor)
     return generate(model, encoder_outputs=states, decoder_input_ids=prompt, logits_processor=own, **options)
+
+
+def processors(model: Model, said: Mapping[str, Any], times: bool) -> tuple[Times, ...]:
+    """What keeps times in order, where they are written. Raises `InputError` for a model that has no tokens for them."""
+    if not times:
+        return ()
+    if said.get("no_timestamps_token_id") is None:
+        raise InputError("return_timestamps needs no_timestamps_token_id in generation_config.json, which has none")
+    end = said.get("eos_token_id", model.config.eos_token_id)
+    end = end[0] if isinstance(end, list | tuple) else end
+    return (Times(said["no_timestamps_token_id"], end, said.get("max_initial_timestamp_index")),)
 
 
 def beginnings(
@@ -152,7 +158,7 @@ def beginnings(
 
 
 def _language(code: Any, known: Mapping[str, int]) -> int:
-    token = code if code in known else f"<|{code}|>"
+    token = code if code in known else token_of(str(code))
     if token not in known:
         some = ", ".join(name.strip("<|>") for name in list(known)[:12])
         raise InputError(
@@ -169,3 +175,25 @@ def _detect(params: Any, states: jax.Array, start_B1: jax.Array, languages: jax.
         :, -1
     ]
     return languages[jnp.argmax(logits_BV[:, languages], axis=-1)]
+
+
+def chance_of(
+    model: Model, states: jax.Array, prompts: np.ndarray, mask: np.ndarray, place: int, token: int
+) -> np.ndarray:
+    """How likely a token is after the one at `place` of each prompt [B, P]: [B]."""
+    params, key = prepared(model)
+    read = slice(0, place + 1)
+    return np.array(fetch(_chance(params, states, prompts[:, read], mask[:, read], np.int32(token), key=key)))
+
+
+@partial(jax.jit, static_argnames="key")
+def _chance(
+    params: Any, states: jax.Array, ids_BL: jax.Array, mask_BL: jax.Array, token: jax.Array, *, key: Any
+) -> jax.Array:
+    family, head, config, mesh = key
+    with activate(mesh):
+        output = family.forward(head)(
+            params, encoder_outputs=states, decoder_input_ids=ids_BL, decoder_attention_mask=mask_BL, config=config,
+            logits_to_keep=1,
+        )  # fmt: skip
+    return jax.nn.softmax(output.logits[:, -1].astype(jnp.float32))[:, token]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 
 class Source(NamedTuple):
-    """What an encoder reads: its tokens [B, S], and where they are real; or what it made of a sound, [B, S, D], and nothing."""
+    """What an encoder reads: its tokens [B, S], and where they are real; or what it made of a sound, [B, S, D], and which samples
+    of that were real, where it reads samples."""
 
     tokens: jax.Array
     real: jax.Array | None

@@ -33,6 +33,7 @@ from jaxformers.pipelines import (
     masks,
     pairs,
     seq2seq,
+    speech,
     tables,
     text,
     tokens,
@@ -133,11 +134,12 @@ TASKS = {
         ("feature_extractor",),
     ),
     "automatic-speech-recognition": Task(
-        audio.automatic_speech_recognition,
+        speech.automatic_speech_recognition,
         ("ctc", "speech-seq2seq"),
         ("facebook/wav2vec2-base-960h", "22aad52"),
         ("tokenizer", "feature_extractor"),
     ),
+    "text-to-speech": Task(audio.text_to_speech, "text-to-speech", ("microsoft/speecht5_tts", "main")),
     "image-classification": Task(
         images.image_classification, ("image-classification", "image-classification-with-teacher"), VIT_BASE, IMAGES
     ),
@@ -150,7 +152,11 @@ TASKS = {
         images.zero_shot_image_classification, "zero-shot-image-classification", CLIP_BASE, ("tokenizer", *IMAGES)
     ),
 }
-ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+ALIASES = {
+    "sentiment-analysis": "text-classification",
+    "ner": "token-classification",
+    "text-to-audio": "text-to-speech",
+}
 HEAD_TASKS: dict[str | None, str] = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
@@ -164,6 +170,7 @@ HEAD_TASKS: dict[str | None, str] = {
     "audio-classification": "audio-classification",
     "ctc": "automatic-speech-recognition",
     "speech-seq2seq": "automatic-speech-recognition",
+    "text-to-speech": "text-to-speech",
     "image-classification": "image-classification",
     "image-classification-with-teacher": "image-classification",
     "semantic-segmentation": "image-segmentation",
