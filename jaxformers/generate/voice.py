@@ -82,6 +82,7 @@ def generate_speech(
     if source is None:
         raise InputError(f"this model reads {name}: give it")
     source, mask = _padded(name, source, attention_mask, config)
+    sound = _vocoder(vocoder, config.num_mel_bins)
     B = len(source)
     speakers = np.asarray([] if speaker_embeddings is None else speaker_embeddings, np.float32)
     if speakers.ndim != 2 or speakers.shape[0] not in (1, B) or speakers.shape[1] != config.speaker_embedding_dim:
@@ -107,7 +108,7 @@ def generate_speech(
     longest = int(lengths_B.max())
     kept = -(-slots_for(longest) // config.reduction_factor) * config.reduction_factor
     kept = min(kept, frames.shape[1])
-    fine, wave = _finish(params, frames[:, :kept], lengths, key=key, **_vocoder(vocoder, config.num_mel_bins))
+    fine, wave = _finish(params, frames[:, :kept], lengths, key=key, **sound)
     spectrogram = np.array(fetch(fine))[:, :longest]
     if wave is None:
         return SpeechOutput(spectrogram, lengths_B)
@@ -193,5 +194,5 @@ def _finish(
         if vocoder_key is None:
             return fine_BTM, None
         family, own = vocoder_key
-        sound = family.forward(None)(vocoder, fine_BTM, real_BT, config=own).waveform
-    return fine_BTM, sound.astype(jnp.float32)
+        wave_BS = family.forward(None)(vocoder, fine_BTM, real_BT, config=own).waveform
+    return fine_BTM, wave_BS.astype(jnp.float32)

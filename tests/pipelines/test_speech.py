@@ -98,5 +98,6 @@ def test_as_transformers_has_both(tmp_path):
     hear = str(tmp_path / "speech-seq2seq")
     theirs = transformers.pipeline("automatic-speech-recognition", hear, device="cpu")
     ours = jf.pipeline("automatic-speech-recognition", hear)
+    options = {"generate_kwargs": {"max_new_tokens": 12, "suppress_tokens": [*range(25, 64)]}}  # which are no letters
     for sound in WAVES:
-        assert ours(sound) == theirs(sound.copy())
+        assert ours(sound, **options) == theirs(sound.copy(), **options)
