@@ -191,7 +191,7 @@ def _before(segments: list[Segment], said: Mapping[str, Any], config: Any) -> li
         return []
     start = said.get("prev_sot_token_id")
     if start is None:
-        suppressed = said.get("suppress_tokens") or ()
+        suppressed = [*(said.get("suppress_tokens") or ())]
         start = suppressed[-2] if len(suppressed) > 1 else None
     tokens = tokens[-(config.max_position_embeddings // 2 - 1) :]
     return tokens if start is None else [start, *tokens]
