@@ -584,13 +584,16 @@ def flat(output: Output) -> Arrays:
     return {key: np.asarray(value) for key, value in found.items()}
 
 
-def results(model: Model, given: Arrays, wanted: Arrays) -> Arrays:
+def results(model: Model, given: Arrays, wanted: Arrays, *, whole: bool | None = None) -> Arrays:
     """Every output, the loss, and its gradient in every parameter under its checkpoint name, flat.
 
-    Not jitted: over many small configs of the same shapes, compiled single operations are reused. That jit changes
-    nothing is a property of its own.
+    By default compiled as a whole where a model reads no words. Over many small configs of the same shapes, compiled single
+    operations are reused; convolutions are seldom of the same shapes.
     """
-    return flat_results(model, *loss_and_gradient(model)(model.params, given, wanted))
+    run = loss_and_gradient(model)
+    if whole or (whole is None and "input_ids" not in given):
+        run = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+    return flat_results(model, *run(model.params, given, wanted))
 
 
 def flat_results(model: Model, loss_and_output: tuple[jax.Array, Output], gradient: Tree) -> Arrays:
