@@ -54,7 +54,8 @@ def open_media(folder: Path, split_names: Mapping[str, str], reader: Reader) -> 
 
 
 def with_paths(table: Table, folder: Path) -> Table:
-    """A table whose column `file_name` names images or sounds in `folder`, with their paths as `image` or `audio` in its place.
+    """A table whose column `file_name` names images or sounds in `folder`, with their whole paths as `image` or `audio`
+    in its place.
 
     Any other table is given back as it is. Raises `DataError` where a file is not there.
     """
@@ -63,7 +64,7 @@ def with_paths(table: Table, folder: Path) -> Table:
     kind = next((kind for kind, suffixes in SUFFIXES.items() if str(table[FILE][0]).lower().endswith(suffixes)), None)
     if kind is None or kind in table.column_names:
         return table
-    paths = [str(folder / str(file)) for file in table[FILE]]
+    paths = [str(folder.resolve() / str(file)) for file in table[FILE]]
     for row, path in enumerate(paths):
         if not Path(path).is_file():
             raise DataError(f"row {row} of {table.name} names the file {table[FILE][row]!r}, and there is no {path}")

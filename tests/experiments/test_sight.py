@@ -108,6 +108,8 @@ def test_pairs_as_people_have_them(tmp_path):
     for split, name in (("train", "captions.jsonl"), ("val", "metadata.csv")):
         (tmp_path / split).mkdir()
         rows = [{"file_name": f"{n}.png", "text": f"{split} {n}"} for n in range(2)]
+        for row in rows:
+            (tmp_path / split / row["file_name"]).touch()
         lines = [json.dumps(row) for row in rows]
         lines = lines if name.endswith("l") else ["file_name,text", *(",".join(row.values()) for row in rows)]
         (tmp_path / split / name).write_text("\n".join(lines) + "\n")

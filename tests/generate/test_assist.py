@@ -199,7 +199,7 @@ def test_models_on_different_devices_are_refused(model):
         ({"num_assistant_tokens": 0}, "num_assistant_tokens must be a whole number of at least 1"),
         (
             {"assistant_model": strong(LLAMA, None)},
-            "or an encoder-decoder with 'seq2seq-lm' or 'speech-seq2seq', found llama",
+            "or an encoder-decoder with 'seq2seq-lm', 'speech-seq2seq' or 'vision2seq', found llama",
         ),
         (
             {"assistant_model": jf.load({**LLAMA.config, "vocab_size": 32}, head="causal-lm")},
