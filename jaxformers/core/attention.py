@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxformers.core.layers import dropout
 from jaxformers.errors import InputError
-from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, specification
+from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, platform, specification
 
 LANES = 128  # of a TPU's registers: its kernels take lengths that are multiples of it
 # Queries × keys from which a training step keeps no attention weights outside of a fused kernel, but computes them twice: of all
@@ -170,7 +170,7 @@ def attend(
         "pairs": mask is not None and mask.pairs is not None,
     }
     if kernel is None:
-        kernel = pick_kernel(_platform(), q_BLHK.dtype, K, (L, S), **asked)
+        kernel = pick_kernel(platform(), q_BLHK.dtype, K, (L, S), **asked)
     if kernel == "cudnn" and not asked["cap"]:
         return _by_length(_cudnn(q_BLHK, k_BSGK, v_BSGK, mask, bias, scale)), None
     if kernel == "splash":
@@ -271,7 +271,7 @@ def _splash(
             head_shards=1,
             q_seq_shards=1,
             attn_logits_soft_cap=cap,
-            interpret=_platform() != "tpu",
+            interpret=platform() != "tpu",
         )
         # Every query is of the text that the real keys are of: padding, which is of none, is seen by nobody.
         ids = splash_attention_kernel.SegmentIds(jnp.ones((q_BLHK.shape[0], L), jnp.int32), keys_BS)
@@ -289,12 +289,6 @@ def _splash(
     return jax.shard_map(run, mesh=mesh, in_specs=tuple(spec), out_specs=spec[0], check_vma=False)(
         q_BLHK, k_BSGK, v_BSGK, keys_BS
     )
-
-
-def _platform() -> str:
-    """Of the devices that run it: the mesh's, which may be those of a machine that is only compiled for."""
-    mesh = active_mesh()
-    return jax.default_backend() if mesh is None else str(mesh.devices.flat[0].platform)
 
 
 def _cuts() -> tuple[int, int]:

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jaxformers.core.depthwise import depthwise
 from jaxformers.core.params import Initialiser, Param, Tree, ones, zeros
-from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, specification
+from jaxformers.parallel.mesh import ACTIVATION_RULES, active_mesh, platform, specification
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # as PyTorch has it; cheaper than JAX's by erfc
@@ -115,6 +116,10 @@ def convolved(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
     places = "YX"[-(x.ndim - 2) :]
     numbers = (f"N{places}C", f"{places}IO", f"N{places}C")
     run: Callable[..., jax.Array] = partial(jax.lax.conv_general_dilated, dimension_numbers=numbers, **options)
+    numbered = options.keys() == {"window_strides", "padding", "feature_group_count"} and options["padding"] != "SAME"
+    alone = numbered and 1 < options["feature_group_count"] == x.shape[-1] == kernel.shape[-1]
+    if alone and len({*options["window_strides"]}) == 1 and platform() == "cpu":
+        run = partial(depthwise, stride=options["window_strides"][0], ends=options["padding"])
     mesh = active_mesh()
     if mesh is None or mesh.size == 1:
         return run(x, kernel)

@@ -215,6 +215,12 @@ def active_mesh() -> Mesh | None:
     return _active.get()
 
 
+def platform() -> str:
+    """Of the devices that run it: the active mesh's, which may be those of a machine that is only compiled for."""
+    mesh = _active.get()
+    return jax.default_backend() if mesh is None else str(mesh.devices.flat[0].platform)
+
+
 def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     """Constrains an activation to its place on the active mesh; without one (or on one device) returns it as it is."""
     mesh = _active.get()

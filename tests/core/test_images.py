@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxformers.core import images
+from jaxformers.core.depthwise import depthwise
 from jaxformers.core.layers import conv, declare_conv, drop_path, patches
 from jaxformers.core.params import initialise, normal
 from jaxformers.errors import InputError
@@ -90,3 +91,44 @@ def test_resizing_is_pytorch_s_at_every_size(how, mode, size):
         torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))), size=size, mode=mode, align_corners=False
     )
     np.testing.assert_allclose(images.resize(x, size, how), theirs.movedim(1, -1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("places", "window", "stride", "ends"),
+    [
+        ((7, 6), (3, 5), 1, ((1, 1), (2, 2))),
+        ((8, 7), (3, 3), 2, ((0, 1), (1, 0))),
+        ((9, 9), (2, 4), 3, ((0, 0), (1, 1))),
+        ((11,), (4,), 2, ((3, 0),)),
+    ],
+)
+def test_channels_that_are_looked_at_alone(places, window, stride, ends):
+    """Sums over the window, on CPUs, and their derivatives, are those of XLA's convolution."""
+    draw = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(draw.normal(size=size), jnp.float32) for size in ((2, *places, 5), (*window, 1, 5)))
+    letters = "YX"[-len(places) :]
+    numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+
+    def by_xla(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride,) * len(places), ends, dimension_numbers=numbers, feature_group_count=5
+        )
+
+    def by_hand(x, kernel):
+        return depthwise(x, kernel, stride, ends)
+
+    expected, back = jax.vjp(by_xla, x, kernel)
+    found, ours = jax.vjp(by_hand, x, kernel)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    g = jnp.asarray(draw.normal(size=expected.shape), jnp.float32)
+    for left, right in zip(ours(g), back(g), strict=True):
+        np.testing.assert_allclose(left, right, atol=2e-5)
+
+    def curvature(run):
+        slope = jax.grad(lambda kernel: (run(x, kernel) ** 3).sum())
+        return jax.jvp(slope, (kernel,), (jnp.ones_like(kernel),))[1]
+
+    np.testing.assert_allclose(curvature(by_hand), curvature(by_xla), rtol=1e-4, atol=1e-2)
+    half = by_hand(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), expected, atol=0.1)
