@@ -217,7 +217,8 @@ def _plain(
     weights_BHLS = jax.nn.softmax(logits_BHLS, axis=-1).astype(q_BLHK.dtype)
     weights_BHLS = dropout(weights_BHLS, dropout_rate, rng)
     if G == H:
-        out_BLHK = jnp.einsum("BHLS,BSHK->BLHK", weights_BHLS, v_BSGK)
+        # Turned afterwards: asked for [B, L, H, K], XLA on CPUs multiplies into [B, H, K, L], which is many times as slow.
+        out_BLHK = jnp.einsum("BHLS,BSHK->BHLK", weights_BHLS, v_BSGK).swapaxes(1, 2)
     else:
         weights_BGRLS = weights_BHLS.reshape(B, G, H // G, L, S)
         out_BGRLK = jnp.einsum("BGRLS,BGSK->BGRLK", weights_BGRLS, v_BSGK.swapaxes(1, 2))

@@ -235,12 +235,17 @@ def read_wave(params: Tree, input_values: jax.Array, config: Any, lengths_B: jax
 def _norm_over_time(params: Tree, x_BTC: jax.Array, frames_B: jax.Array | None) -> jax.Array:
     """Each channel normalised over the first so many frames, or all: group normalisation with a group for each channel."""
     x32 = x_BTC.astype(jnp.float32)
-    real_BT1 = jnp.ones((1, x32.shape[1], 1), jnp.float32)
+    real_BT = jnp.ones(x32.shape[:2], jnp.float32)
     if frames_B is not None:
-        real_BT1 = (jnp.arange(x32.shape[1])[None] < frames_B[:, None])[..., None].astype(jnp.float32)
-    share_BT1 = real_BT1 / real_BT1.sum(1, keepdims=True)
-    centred = x32 - (x32 * share_BT1).sum(1, keepdims=True)
-    y = centred * jax.lax.rsqrt((jnp.square(centred) * share_BT1).sum(1, keepdims=True) + CONV_EPSILON)
+        real_BT = (jnp.arange(x32.shape[1])[None] < frames_B[:, None]).astype(jnp.float32)
+    share_BT = real_BT / real_BT.sum(1, keepdims=True)
+
+    def mean(each_BTC: jax.Array) -> jax.Array:
+        # A product: of a sum of shares XLA (of jaxlib 0.10) divides anew for every frame on CPUs, which is T² divisions.
+        return jnp.einsum("BT,BTC->BC", share_BT, each_BTC, precision="highest")[:, None]
+
+    centred = x32 - mean(x32)
+    y = centred * jax.lax.rsqrt(mean(jnp.square(centred)) + CONV_EPSILON)
     scale, bias = (params[name].astype(jnp.float32)[None, None] for name in ("scale", "bias"))
     return (y * scale + bias).astype(x_BTC.dtype)
 
