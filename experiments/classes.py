@@ -8,6 +8,7 @@ import numpy as np
 from experiments.finetune import rename
 from experiments.pictures import draw_confusion
 from jaxformers.data import Table
+from jaxformers.data.table import named_classes
 from jaxformers.errors import DataError
 from jaxformers.train import EvalPrediction
 from jaxformers.train.folder import folder_of
@@ -23,16 +24,23 @@ def read_classes(
       splits: as a source has them.
       names: own column -> the names it is known by.
       labels: the names that `label` is known by.
-      classes: gets the names of the classes of the training rows, in their order (or, of numbers, up to the largest).
+      classes: gets the names of the classes: those the source gives, else those of the training rows, in their order (or, of
+        numbers, up to the largest).
 
     Raises:
       DataError: a row is of a class that no training row has.
     """
     labelled = {**names, "label": labels}
-    train = list(rename(splits["train"], labelled)["label"])
+
+    def labels_of(table: Table) -> list[Any]:
+        column = rename(table, labelled)["label"]
+        return list(map(named_classes(column), column))
+
+    train = labels_of(splits["train"])
     if not classes:
         numbered = all(isinstance(label, int | np.integer) for label in train)
-        classes += [str(each) for each in (range(max(map(int, train)) + 1) if numbered else sorted(set(train)))]
+        seen = range(max(map(int, train)) + 1) if numbered else sorted(set(train))
+        classes += getattr(rename(splits["train"], labelled)["label"], "class_names", None) or map(str, seen)
     numbers = {name: number for number, name in enumerate(classes)}
     found = {}
     for split, table in splits.items():
@@ -40,7 +48,7 @@ def read_classes(
             found[split] = rename(table, names)
             continue
         renamed = rename(table, labelled)
-        own = train if split == "train" else list(renamed["label"])
+        own = train if split == "train" else labels_of(table)
         for row, label in enumerate(own):
             if str(label) not in numbers:
                 raise DataError(f"the label of row {row} of {table.name}, {label!r}, is that of no training row")

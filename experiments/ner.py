@@ -21,6 +21,7 @@ from experiments.finetune import Prepared, Recipe, mapped, rename
 from experiments.launch import launch
 from jaxformers.data import Table
 from jaxformers.data.collate import IGNORE
+from jaxformers.data.table import named_classes
 from jaxformers.errors import DataError
 from jaxformers.preprocess import Tokenizer
 from jaxformers.train import Callback, EvalPrediction
@@ -51,8 +52,9 @@ def _named(table: Table) -> Table:
     for row, (tokens, tags) in enumerate(zip(table["tokens"], table["tags"], strict=True)):
         if len(tokens) != len(tags):
             raise DataError(f"row {row} of {table.name} has {len(tokens)} tokens and {len(tags)} tags")
+    named = named_classes(table["tags"])
     return Table(
-        {"tokens": table["tokens"], "tags": [[str(tag) for tag in tags] for tags in table["tags"]]}, table.name
+        {"tokens": table["tokens"], "tags": [[str(named(tag)) for tag in tags] for tags in table["tags"]]}, table.name
     )
 
 

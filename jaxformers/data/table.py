@@ -257,6 +257,15 @@ class LazyColumn:
         source = self._rows.source
         return getattr(source, "on_disk", len(source) > MANY)
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the numbers in its cells, or in lists there, stand for, where the source (of TensorFlow Datasets, or of the hub)
+        says so."""
+        features = getattr(self._rows.source, "features", None) or {}
+        feature = features[self._key] if self._key in features else None  # noqa: SIM401 (tfds's have no get)
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        return tuple(names) if names else None
+
     def take(self, indices: np.ndarray, taken: dict[int, np.ndarray]) -> LazyColumn:
         """The same column for a selection of rows; nothing is read. `taken` remembers selections of shared numbers."""
         number = id(self._indices)
@@ -345,6 +354,17 @@ def as_table(data: Any, name: str = "data") -> Table:
         f"{name} must be a Table, a dict of columns, a list of dict rows, a DataFrame or a dataset with rows; "
         f"it is {type(data).__name__}"
     )
+
+
+def named_classes(column: Column) -> Callable[[Any], str | Any]:
+    """A function that says the class of a cell: the name where a source names its numbers, else the cell itself.
+
+    >>> named_classes([3, 5])(3)
+    3
+    """
+    names = getattr(column, "class_names", None)
+    # a number that no name is of (-1: it is not told) stays one
+    return lambda cell: names[cell] if names and 0 <= cell < len(names) else cell
 
 
 def check_labels(table: Table, column: str, num_labels: int) -> None:

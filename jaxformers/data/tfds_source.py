@@ -109,7 +109,9 @@ def _prepare(builder: Any, name: str) -> None:
 def _read(builder: Any, name: str, split: str) -> Table:
     called = f"{name} {split}"
     try:
-        records = _Records(builder.as_data_source(split=split), called, builder.info.splits[split])
+        records = _Records(
+            builder.as_data_source(split=split), called, builder.info.splits[split], builder.info.features
+        )
     except Exception as error:
         raise DataError(f"tfds:{name} cannot be read from {builder.data_dir}: {_sentence(error)}") from error
     if not len(records):
@@ -121,8 +123,8 @@ def _read(builder: Any, name: str, split: str) -> Table:
 class _Records:
     """A data source whose rows are plain Python and whose errors say which record of which file."""
 
-    def __init__(self, source: Any, name: str, info: Any):
-        self._source, self._name, self._info = source, name, info
+    def __init__(self, source: Any, name: str, info: Any, features: Any):
+        self._source, self._name, self._info, self.features = source, name, info, features
 
     def __len__(self) -> int:
         return len(self._source)

@@ -1,8 +1,11 @@
+import types
+import typing
+
 import numpy as np
 import pytest
 
 from jaxformers.data import Table, as_table, check_labels
-from jaxformers.data.table import permutation
+from jaxformers.data.table import named_classes, permutation
 from jaxformers.errors import DataError
 
 
@@ -154,6 +157,22 @@ def test_a_source_with_a_bad_row():
 
     with pytest.raises(DataError, match="row 2 of bad has no 'label'; it has text"):
         list(as_table(Bad(3), "bad"))
+
+
+def test_numbers_that_a_source_names():
+    class Named(Source):
+        features: typing.ClassVar = {"label": types.SimpleNamespace(names=["cat", "dog"]), "text": types.SimpleNamespace(),
+                    "tags": types.SimpleNamespace(feature=types.SimpleNamespace(names=["O", "B-animal"]))}  # fmt: skip
+
+        def __getitem__(self, index):
+            return {"text": "x", "label": index - 1, "tags": [index % 2]}
+
+    table = as_table(Named(3), "named").rename({"label": "class"}).select([2, 1, 0])
+    assert table["class"].class_names == ("cat", "dog")
+    assert [*map(named_classes(table["class"]), table["class"])] == ["dog", "cat", -1]  # a label that is not told
+    assert named_classes(table["tags"])(table[1]["tags"][0]) == "B-animal"
+    assert table["text"].class_names is None
+    assert [*map(named_classes([3]), [3])] == [3]
 
 
 def test_check_labels():

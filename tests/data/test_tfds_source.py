@@ -159,6 +159,7 @@ def test_mocked_glue(mocked_glue):
     assert splits["train"].column_names == ("idx", "label", "sentence1", "sentence2")
     assert isinstance(splits["train"][0]["sentence1"], str)
     assert splits["train"][4]["label"] in (0, 1)
+    assert splits["train"]["label"].class_names == ("not_equivalent", "equivalent")
     assert splits["train"].name == "glue/mrpc train"
     assert len(load_dataset("tfds:glue/mrpc", split="train[1:3]")) == 2
 

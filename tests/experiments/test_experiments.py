@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+import types
+import typing
 from pathlib import Path
 
 import jax
@@ -14,8 +16,9 @@ import pytest
 import tokenizers
 
 from experiments import clm, electra, finetune, glue, mlm, ner, seq2seq, span_corruption, squad, swag, translation
+from experiments.classes import read_classes
 from experiments.launch import parse
-from jaxformers.data import Table, load_dataset
+from jaxformers.data import Table, as_table, load_dataset
 from jaxformers.errors import DataError, InputError
 from jaxformers.preprocess import load_tokenizer, train_byte_level, train_wordpiece
 from jaxformers.preprocess.languages import in_language, language_id
@@ -168,6 +171,36 @@ def test_a_tag_that_training_lacks_is_named():
     config = parse(ner.Config, [], "", "ner")
     with pytest.raises(DataError, match="row 0 of v has the tag 'B-X'"):
         ner.prepare(splits, train_wordpiece(["a"], vocab_size=20), config)
+
+
+@dataclasses.dataclass
+class Numbered:
+    """Rows as the hub's datasets have them, which say what their numbers stand for."""
+
+    rows: list
+    features: typing.ClassVar = {"ner_tags": types.SimpleNamespace(feature=types.SimpleNamespace(names=["O", "B-X", "I-X"])),
+                "label": types.SimpleNamespace(names=["cat", "dog", "eel"])}  # fmt: skip
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def test_tags_of_the_hub_are_numbers_with_names():
+    rows = Numbered([{"tokens": ["a", "b"], "ner_tags": [1, 2]}, {"tokens": ["c"], "ner_tags": [0]}])
+    table = ner.read({"train": as_table(rows, "t")}, parse(ner.Config, [], "", "ner"))["train"]
+    assert table["tags"] == [["B-X", "I-X"], ["O"]]
+
+
+def test_classes_of_the_hub_are_numbers_with_names():
+    found = []
+    splits = {name: as_table(Numbered([{"image": 0, "label": n} for n in labels]), name)
+              for name, labels in (("train", (1, 0)), ("validation", (1,)))}  # fmt: skip
+    read = read_classes(splits, {"image": ()}, (), found)
+    assert found == ["cat", "dog", "eel"]  # as the source has them, the one too that no row shows
+    assert (read["train"]["labels"], read["validation"]["labels"]) == ([1, 0], [1])
 
 
 def test_names_that_are_not_there_cost_precision():
