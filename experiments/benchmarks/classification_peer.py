@@ -1,6 +1,6 @@
-"""PyTorch transformers' image classifier in a plain loop on what `images.py` writes into FOLDER. Imports nothing of ours.
+"""PyTorch transformers' classifier of images or sounds in a plain loop on what `classification.py` writes into FOLDER.
 
-The last line printed is JSON.
+Imports nothing of ours. The last line printed is JSON.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForImageClassification, get_scheduler
+from transformers import AutoModelForAudioClassification, AutoModelForImageClassification, get_scheduler
 
 
 def moved(images: np.ndarray, shift: int, black: float, generator: np.random.Generator) -> np.ndarray:
@@ -21,9 +21,11 @@ def moved(images: np.ndarray, shift: int, black: float, generator: np.random.Gen
     return np.stack([image[y : y + height, x : x + width] for image, (y, x) in zip(wide, places, strict=True)])
 
 
-def batch_of(images: np.ndarray) -> torch.Tensor:
-    """Images as PyTorch takes them, channels first."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+def batch_of(rows: np.ndarray) -> dict[str, torch.Tensor]:
+    """Images [B, Y, X, C] as PyTorch takes them, channels first, or spectra as they are."""
+    if rows.ndim == 3:
+        return {"input_features": torch.from_numpy(rows)}
+    return {"pixel_values": torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, -1, 1)))}
 
 
 def main(folder: str) -> None:
@@ -31,12 +33,14 @@ def main(folder: str) -> None:
     with open(f"{folder}/settings.json", encoding="utf-8") as file:
         settings: dict[str, Any] = json.load(file)
     rows = np.load(f"{folder}/rows.npz")
-    images, labels, black = rows["train"], rows["train_labels"], float(rows["black"])
+    examples, labels = rows["train"], rows["train_labels"]
     torch.manual_seed(settings["seed"])
     generator = np.random.default_rng(settings["seed"])
-    model = AutoModelForImageClassification.from_pretrained(f"{folder}/start")
+    opener = AutoModelForImageClassification if examples.ndim == 4 else AutoModelForAudioClassification
+    model = opener.from_pretrained(f"{folder}/start")
+    smoothing = settings["label_smoothing_factor"]
     size, rate = settings["per_device_train_batch_size"], settings["learning_rate"]
-    steps = int(np.ceil(settings["num_train_epochs"] * np.ceil(len(images) / size)))
+    steps = int(np.ceil(settings["num_train_epochs"] * np.ceil(len(examples) / size)))
     decayed = [each for each in model.parameters() if each.ndim > 1]
     others = [each for each in model.parameters() if each.ndim < 2]
     groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
@@ -47,10 +51,13 @@ def main(folder: str) -> None:
     started, total, order = time.perf_counter(), 0.0, np.zeros(0, np.int64)
     for _ in range(steps):
         if not len(order):
-            order = generator.permutation(len(images))
+            order = generator.permutation(len(examples))
         chosen, order = order[:size], order[size:]
-        pixels = moved(images[chosen], settings["shift"], black, generator)
-        loss = model(pixel_values=batch_of(pixels), labels=torch.from_numpy(labels[chosen]).long()).loss
+        batch = examples[chosen]
+        if settings.get("shift"):
+            batch = moved(batch, settings["shift"], float(rows["black"]), generator)
+        logits, wanted = model(**batch_of(batch)).logits, torch.from_numpy(labels[chosen]).long()
+        loss = torch.nn.functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
         optimizer.step()
@@ -61,12 +68,10 @@ def main(folder: str) -> None:
     model.eval()
     held, true = rows["validation"], torch.from_numpy(rows["validation_labels"]).long()
     with torch.no_grad():
-        logits = torch.cat(
-            [model(pixel_values=batch_of(held[first : first + 100])).logits for first in range(0, len(held), 100)]
-        )
+        logits = torch.cat([model(**batch_of(held[first : first + 100])).logits for first in range(0, len(held), 100)])
     told = {
         "eval_accuracy": float((logits.argmax(-1) == true).float().mean()),
-        "eval_loss": float(torch.nn.functional.cross_entropy(logits, true)),
+        "eval_loss": float(torch.nn.functional.cross_entropy(logits, true, label_smoothing=smoothing)),
         "train_loss": total / steps,
         "train_runtime": seconds,
     }
