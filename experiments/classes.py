@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.finetune import rename
+from experiments.finetune import named_classes, rename
 from experiments.pictures import draw_confusion
 from jaxformers.data import Table
-from jaxformers.data.table import named_classes
 from jaxformers.errors import DataError
 from jaxformers.train import EvalPrediction
 from jaxformers.train.folder import folder_of

@@ -384,6 +384,17 @@ def hold_out(splits: dict[str, Table], config: Any, recipe: Recipe) -> dict[str,
     return {**splits, "train": whole[:kept], "validation": whole[kept:]}
 
 
+def named_classes(column: Any) -> Callable[[Any], Any]:
+    """A function that says the class of a cell: the name where a source names its numbers, else the cell itself.
+
+    >>> named_classes([3, 5])(3)
+    3
+    """
+    names = getattr(column, "class_names", None)
+    # a number that no name is of (-1: it is not told) stays one
+    return lambda cell: names[cell] if names and 0 <= cell < len(names) else cell
+
+
 def rename(table: Table, columns: Mapping[str, tuple[str, ...]]) -> Table:
     """The columns under their own names, found by the names that the known sources give them.
 

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from experiments import finetune
-from experiments.finetune import Prepared, Recipe, mapped, rename
+from experiments.finetune import Prepared, Recipe, mapped, named_classes, rename
 from experiments.launch import launch
 from jaxformers.data import Table
 from jaxformers.data.collate import IGNORE
-from jaxformers.data.table import named_classes
 from jaxformers.errors import DataError
 from jaxformers.preprocess import Tokenizer
 from jaxformers.train import Callback, EvalPrediction

@@ -356,17 +356,6 @@ def as_table(data: Any, name: str = "data") -> Table:
     )
 
 
-def named_classes(column: Column) -> Callable[[Any], str | Any]:
-    """A function that says the class of a cell: the name where a source names its numbers, else the cell itself.
-
-    >>> named_classes([3, 5])(3)
-    3
-    """
-    names = getattr(column, "class_names", None)
-    # a number that no name is of (-1: it is not told) stays one
-    return lambda cell: names[cell] if names and 0 <= cell < len(names) else cell
-
-
 def check_labels(table: Table, column: str, num_labels: int) -> None:
     """Raises a DataError for the first label that is not an integer in `[0, num_labels)`.
 

@@ -4,8 +4,9 @@ import typing
 import numpy as np
 import pytest
 
+from experiments.finetune import named_classes
 from jaxformers.data import Table, as_table, check_labels
-from jaxformers.data.table import named_classes, permutation
+from jaxformers.data.table import permutation
 from jaxformers.errors import DataError
 
 
