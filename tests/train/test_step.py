@@ -33,6 +33,10 @@ MESHES = {
 }
 
 
+# Small steps: where a gradient is next to zero (a key's bias has one of zero) Adam makes steps of full size out of rounding noise.
+CALM = {"max_steps": 10, "learning_rate": 1e-3}
+
+
 def batch_of(size, length=16):
     return Batches(make_examples(size), batch_size=8, buckets=(length,))[0]
 
@@ -40,8 +44,7 @@ def batch_of(size, length=16):
 def run(model, mesh_name, steps=3, **changes):
     config, devices = MESHES[mesh_name]
     mesh = make_mesh(config, jax.devices()[:devices])
-    args = TrainingArguments(max_steps=10, learning_rate=1e-2, **changes)
-    step = make_train_step(model, args, mesh=mesh)
+    step = make_train_step(model, TrainingArguments(**{**CALM, **changes}), mesh=mesh)
     state, losses = step.init(), []
     for _ in range(steps):
         state, metrics = step(state, step.put(batch_of(8)))
@@ -56,9 +59,8 @@ def runs(tiny):
 
 @pytest.mark.parametrize("name", list(MESHES)[1:])
 def test_every_mesh_gives_the_losses_of_one_device_with_dropout_on(runs, name):
-    """Losses and gradient norms to float32 rounding. Not parameters: a key's bias has a gradient of zero, and Adam makes
-    steps of full size out of its rounding noise."""
-    np.testing.assert_allclose(runs[name][2], runs["one device"][2], rtol=2e-6)
+    """Losses and gradient norms to float32 rounding."""
+    np.testing.assert_allclose(runs[name][2], runs["one device"][2], rtol=1e-6)
 
 
 def bytes_on(device, tree):
@@ -220,14 +222,12 @@ PRODUCTS = [
 @pytest.mark.parametrize(("count", "config"), PRODUCTS, ids=str)
 def test_every_product_of_axes_gives_the_losses_of_one_device(runs, tiny, count, config):
     """1, 2, 4 and 8 devices, all the ways of dividing them; too many programs for the plain suite."""
-    step = make_train_step(
-        tiny, TrainingArguments(max_steps=10, learning_rate=1e-2), mesh=make_mesh(config, jax.devices()[:count])
-    )
+    step = make_train_step(tiny, TrainingArguments(**CALM), mesh=make_mesh(config, jax.devices()[:count]))
     state, losses = step.init(), []
     for _ in range(3):
         state, metrics = step(state, step.put(batch_of(8)))
         losses += [float(metrics["loss_sum"] / metrics["loss_count"]), float(metrics["grad_norm"])]
-    np.testing.assert_allclose(losses, runs["one device"][2], rtol=2e-6)
+    np.testing.assert_allclose(losses, runs["one device"][2], rtol=1e-6)
 
 
 def test_accumulation_is_the_big_batch(still):
@@ -320,9 +320,9 @@ def test_biases_and_norms_do_not_decay(still):
 
 
 def test_bfloat16_keeps_float32_masters(still):
-    _, state, losses = run(still, "one device", bf16=True)
+    _, state, losses = run(still, "one device", bf16=True, learning_rate=1e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(losses, run(still, "one device")[2], rtol=0.05)
+    np.testing.assert_allclose(losses, run(still, "one device", learning_rate=1e-2)[2], rtol=0.05)
 
 
 def test_rematerialisation_changes_no_loss(still):
