@@ -33,7 +33,7 @@ MESHES = {
 }
 
 
-# Small steps: where a gradient is next to zero (a key's bias has one of zero) Adam makes steps of full size out of rounding noise.
+# Small steps: where a gradient is next to zero (a key's bias has one of zero) Adam makes full steps out of rounding noise.
 CALM = {"max_steps": 10, "learning_rate": 1e-3}
 
 
