@@ -31,15 +31,15 @@ def read_classes(
     """
     labelled = {**names, "label": labels}
 
-    def labels_of(table: Table) -> list[Any]:
-        column = rename(table, labelled)["label"]
+    def classes_of(column: Any) -> list[Any]:
         return list(map(named_classes(column), column))
 
-    train = labels_of(splits["train"])
+    column = rename(splits["train"], labelled)["label"]
+    train = classes_of(column)
     if not classes:
         numbered = all(isinstance(label, int | np.integer) for label in train)
         seen = range(max(map(int, train)) + 1) if numbered else sorted(set(train))
-        classes += getattr(rename(splits["train"], labelled)["label"], "class_names", None) or map(str, seen)
+        classes += getattr(column, "class_names", None) or map(str, seen)
     numbers = {name: number for number, name in enumerate(classes)}
     found = {}
     for split, table in splits.items():
@@ -47,7 +47,7 @@ def read_classes(
             found[split] = rename(table, names)
             continue
         renamed = rename(table, labelled)
-        own = train if split == "train" else labels_of(table)
+        own = train if split == "train" else classes_of(renamed["label"])
         for row, label in enumerate(own):
             if str(label) not in numbers:
                 raise DataError(f"the label of row {row} of {table.name}, {label!r}, is that of no training row")

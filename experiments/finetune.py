@@ -391,8 +391,8 @@ def named_classes(column: Any) -> Callable[[Any], Any]:
     3
     """
     names = getattr(column, "class_names", None)
-    # a number that no name is of (-1: it is not told) stays one
-    return lambda cell: names[cell] if names and 0 <= cell < len(names) else cell
+    # what no name is of (-1 or None: it is not told) stays as it is
+    return lambda cell: names[cell] if names and cell is not None and 0 <= cell < len(names) else cell
 
 
 def rename(table: Table, columns: Mapping[str, tuple[str, ...]]) -> Table:

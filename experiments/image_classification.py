@@ -7,7 +7,7 @@
 `hf:NAME` or `tfds:NAME`. With `--model` that model goes on learning, with a new classifier; with `--freeze` the classifier
 learns alone, over the model's features: transfer learning. With `--data` alone a small ViT learns from nothing, of a size that
 fits the images, or a small ConvNeXT, which learns more from few: of MNIST's 10,000 test images it learns 9,000, and 98 % of the
-others are right after twelve epochs. Images are changed at random each time they are seen (`--augment`), and mixed with
+others are right after five epochs. Images are changed at random each time they are seen (`--augment`), and mixed with
 `--mixup` and `--cutmix`. `confusion.png` in the output folder shows what was taken for what. Without a network a small ViT
 learns to tell drawn shapes apart.
 """

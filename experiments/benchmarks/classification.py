@@ -58,13 +58,17 @@ def main(options: Options) -> None:
         flags = ["--data", options.data, "--seed", str(options.seed), "--num-train-epochs", str(options.epochs),
                  "--output-dir", str(place / "ours"), "--disable-tqdm", "--save-strategy", "no",
                  "--eval-strategy", "no"]  # fmt: skip
-        module: Any = image_classification if options.task == "image" else audio_classification
-        flags += ["--architecture", options.architecture] if options.task == "image" else ["--augment", "none"]
+        module: Any = image_classification
+        if options.task == "image":
+            flags += ["--architecture", options.architecture]
+            recipe = image_classification.recipe(image_classification.STARTS[options.architecture])
+        else:
+            module, flags = audio_classification, [*flags, "--augment", "none"]
+            recipe = audio_classification.recipe()
         for name in ("max_train_samples", "file_names", "held_out"):
             if getattr(options, name) is not None:
                 flags += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
         config = parse(module.Config, flags, "", f"{options.task}_classification")
-        recipe = module.recipe(*[image_classification.STARTS[options.architecture]] * (options.task == "image"))
         splits = finetune.read(config, options.data, recipe)
         config, _, start = finetune.choose(config, recipe)
         assert start is not None
@@ -72,14 +76,12 @@ def main(options: Options) -> None:
         prepared = recipe.prepare(splits, processor, config)
         origin = {**start.sizes(config), **start.found(processor)}
         save(load(origin, recipe.head, seed=config.seed, **prepared.overrides), place / "start", processor)
+        taken = "pixel_values" if options.task == "image" else "input_features"
         rows: dict[str, Any] = {}
-        settings = dataclasses.asdict(config)
         for split, table in splits.items():
-            if options.task == "image":
-                rows[split] = np.stack([processor.pixels(image) for image in table["image"]])
-            else:
-                rows[split] = np.stack([row["input_features"] for row in prepared.examples[split]])
+            rows[split] = np.stack([row[taken] for row in prepared.examples[split]])  # as no training changes them
             rows[f"{split}_labels"] = np.asarray(table["labels"])
+        settings = dataclasses.asdict(config)
         if options.task == "image":
             settings["shift"] = getattr(image_classification.AUGMENTS[config.augment], "shift", 0)
             rows["black"] = processor.pixels(np.zeros((4, 4), np.uint8)).min()

@@ -141,6 +141,8 @@ def side(who: str, case: dict[str, Any], folder: str, calls: int) -> dict[str, A
 
 def main(options: Options) -> None:
     """Runs all sides in turn and tells."""
+    if unknown := {*options.cases} - {*CASES}:
+        sys.exit(f"cases must be some of {', '.join(map(repr, CASES))}, found {min(unknown)!r}")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (config, head) in MODELS.items():

@@ -261,8 +261,9 @@ class LazyColumn:
     def class_names(self) -> tuple[str, ...] | None:
         """What the numbers in its cells, or in lists there, stand for, where the source (of TensorFlow Datasets, or of the hub)
         says so."""
-        features = getattr(self._rows.source, "features", None) or {}
-        feature = features[self._key] if self._key in features else None  # noqa: SIM401 (tfds's have no get)
+        features = getattr(self._rows.source, "features", None)
+        # what else has features may mean something else by them
+        feature = features[self._key] if hasattr(features, "keys") and self._key in features else None
         names = getattr(getattr(feature, "feature", feature), "names", None)
         return tuple(names) if names else None
 

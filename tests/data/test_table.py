@@ -173,7 +173,10 @@ def test_numbers_that_a_source_names():
     assert [*map(named_classes(table["class"]), table["class"])] == ["dog", "cat", -1]  # a label that is not told
     assert named_classes(table["tags"])(table[1]["tags"][0]) == "B-animal"
     assert table["text"].class_names is None
-    assert [*map(named_classes([3]), [3])] == [3]
+    assert named_classes(table["class"])(None) is None
+    assert named_classes([3])(3) == 3
+    Named.features = np.ones((3, 2))  # another thing of that name
+    assert table["class"].class_names is None
 
 
 def test_check_labels():
