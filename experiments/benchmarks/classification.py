@@ -79,7 +79,8 @@ def main(options: Options) -> None:
         taken = "pixel_values" if options.task == "image" else "input_features"
         rows: dict[str, Any] = {}
         for split, table in splits.items():
-            rows[split] = np.stack([row[taken] for row in prepared.examples[split]])  # as no training changes them
+            found = prepared.examples[split]
+            rows[split] = np.stack([found[index][taken] for index in range(len(found))])  # as no training changes them
             rows[f"{split}_labels"] = np.asarray(table["labels"])
         settings = dataclasses.asdict(config)
         if options.task == "image":

@@ -261,7 +261,7 @@ class LazyColumn:
     def class_names(self) -> tuple[str, ...] | None:
         """What the numbers in its cells, or in lists there, stand for, where the source (of TensorFlow Datasets, or of the hub)
         says so."""
-        features = getattr(self._rows.source, "features", None)
+        features: Any = getattr(self._rows.source, "features", None)
         # what else has features may mean something else by them
         feature = features[self._key] if hasattr(features, "keys") and self._key in features else None
         names = getattr(getattr(feature, "feature", feature), "names", None)
