@@ -131,6 +131,7 @@ class Start:
       learn: what the recipe hands it of the training rows -> what prepares its inputs, a tokenizer of their texts.
       found: what prepares its inputs -> the rest of its config.json.
       settings: training arguments of its run, where the flags leave them at their defaults.
+      head: its head, where it is not the recipe's.
     """
 
     called: str = "small BERT"
@@ -138,6 +139,7 @@ class Start:
     learn: Callable[[list[Any]], Any] = lambda texts: train_wordpiece(texts, vocab_size=600)
     found: Callable[[Any], Mapping[str, Any]] = lambda tokenizer: {"vocab_size": len(tokenizer)}
     settings: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SETTINGS)
+    head: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,12 +207,11 @@ def run(config: Any, recipe: Recipe, callbacks: Sequence[Callback] = ()) -> dict
         model = prepared.build(mesh)
     else:
         origin = {**start.sizes(config), **start.found(preparer)} if start else started_from
-        family, numbers = describe(origin, recipe.head, **prepared.overrides)
-        mesh = suited_mesh(family.declare(numbers, recipe.head), config.mesh)
+        head = (start.head if start else None) or recipe.head
+        family, numbers = describe(origin, head, **prepared.overrides)
+        mesh = suited_mesh(family.declare(numbers, head), config.mesh)
         anew = config.ignore_mismatched_sizes
-        model = load(
-            origin, recipe.head, mesh=mesh, seed=config.seed, ignore_mismatched_sizes=anew, **prepared.overrides
-        )
+        model = load(origin, head, mesh=mesh, seed=config.seed, ignore_mismatched_sizes=anew, **prepared.overrides)
     if config.lora_rank:
         model = lora(
             model,

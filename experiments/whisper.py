@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments import ctc, finetune, sounds
-from experiments.audio_classification import AUGMENTS, fitting_extractor, sizes_of_sounds
+from experiments.audio_classification import AUGMENTS, fitting_extractor
 from experiments.finetune import Prepared, Recipe, Start
 from experiments.launch import launch
 from jaxformers.checkpoints.files import locate, read_json
@@ -25,6 +25,7 @@ from jaxformers.data.audio_rows import AudioRows
 from jaxformers.errors import InputError
 from jaxformers.generate.speech import TASKS
 from jaxformers.preprocess import Processor, load_processor, train_byte_level
+from jaxformers.preprocess.feature_extractors import WhisperFeatureExtractor
 from jaxformers.train import EvalPrediction
 from jaxformers.train.metrics import letter_error_rate, word_error_rate
 
@@ -72,8 +73,10 @@ def learned_processor(rows: list[tuple[Any, str]]) -> Processor:
 
 def found_sizes(processor: Processor) -> dict[str, Any]:
     """The rest of its config."""
-    vocab_size = math.ceil(len(processor.tokenizer) / 8) * 8
-    return {**sizes_of_sounds(processor.feature_extractor), "vocab_size": vocab_size}
+    extractor, vocab_size = processor.feature_extractor, math.ceil(len(processor.tokenizer) / 8) * 8
+    assert isinstance(extractor, WhisperFeatureExtractor)
+    frames = extractor.n_samples // extractor.hop_length
+    return {"num_mel_bins": extractor.feature_size, "max_source_positions": frames // 2, "vocab_size": vocab_size}
 
 
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "warmup_steps": 100, "logging_steps": 50,

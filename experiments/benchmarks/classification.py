@@ -4,7 +4,7 @@
     python -m experiments.benchmarks.classification --task audio --data recordings --epochs 30
 
 Ours is the experiment as anyone starts it, with `--data` and no `--model`; the other side opens the random parameters it starts
-from, as we write them, and the images or spectra as the model takes them, moves images about as ours does (`--augment shifts`),
+from, as we write them, and the images or spectra as the model sees them, moves images about as ours does (`--augment shifts`),
 changes sounds as little as ours then does (`--augment none`), and scores the same held-out rows. Prints the scores and writes
 `classification-TASK.json`. Needs the [parity] and [vision] or [audio] extras.
 """
@@ -75,12 +75,15 @@ def main(options: Options) -> None:
         processor = start.learn(recipe.texts(splits["train"]))
         prepared = recipe.prepare(splits, processor, config)
         origin = {**start.sizes(config), **start.found(processor)}
-        save(load(origin, recipe.head, seed=config.seed, **prepared.overrides), place / "start", processor)
-        taken = "pixel_values" if options.task == "image" else "input_features"
+        save(
+            load(origin, start.head or recipe.head, seed=config.seed, **prepared.overrides), place / "start", processor
+        )
         rows: dict[str, Any] = {}
         for split, table in splits.items():
             found = prepared.examples[split]
-            rows[split] = np.stack([found[index][taken] for index in range(len(found))])  # as no training changes them
+            rows[split] = np.stack(
+                [found[index]["pixel_values"] for index in range(len(found))]
+            )  # as no training changes them
             rows[f"{split}_labels"] = np.asarray(table["labels"])
         settings = dataclasses.asdict(config)
         if options.task == "image":

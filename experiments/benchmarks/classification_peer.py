@@ -1,4 +1,4 @@
-"""PyTorch transformers' classifier of images or sounds in a plain loop on what `classification.py` writes into FOLDER.
+"""PyTorch transformers' classifier of images or of spectra, in a plain loop on what `classification.py` writes into FOLDER.
 
 Imports nothing of ours. The last line printed is JSON.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForAudioClassification, AutoModelForImageClassification, get_scheduler
+from transformers import AutoModelForImageClassification, get_scheduler
 
 
 def moved(images: np.ndarray, shift: int, black: float, generator: np.random.Generator) -> np.ndarray:
@@ -22,9 +22,7 @@ def moved(images: np.ndarray, shift: int, black: float, generator: np.random.Gen
 
 
 def batch_of(rows: np.ndarray) -> dict[str, torch.Tensor]:
-    """Images [B, Y, X, C] as PyTorch takes them, channels first, or spectra as they are."""
-    if rows.ndim == 3:
-        return {"input_features": torch.from_numpy(rows)}
+    """Images [B, Y, X, C] as PyTorch takes them, channels first."""
     return {"pixel_values": torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, -1, 1)))}
 
 
@@ -36,8 +34,7 @@ def main(folder: str) -> None:
     examples, labels = rows["train"], rows["train_labels"]
     torch.manual_seed(settings["seed"])
     generator = np.random.default_rng(settings["seed"])
-    opener = AutoModelForImageClassification if examples.ndim == 4 else AutoModelForAudioClassification
-    model = opener.from_pretrained(f"{folder}/start")
+    model = AutoModelForImageClassification.from_pretrained(f"{folder}/start")
     smoothing = settings["label_smoothing_factor"]
     size, rate = settings["per_device_train_batch_size"], settings["learning_rate"]
     steps = int(np.ceil(settings["num_train_epochs"] * np.ceil(len(examples) / size)))

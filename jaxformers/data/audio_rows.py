@@ -28,7 +28,8 @@ GRAIN = 20  # lengths of waves are told in twentieths of a second: a loader weig
 class AudioRows:
     """The rows of a table with a column of sounds as waves or spectra, beside its other columns.
 
-    Waves (`input_values` [samples]) are as long as each sound, which a loader pads; spectra have one size.
+    Waves (`input_values` [samples]) are as long as each sound, which a loader pads; spectra have one size, and with
+    `as_image` are what an image model sees: `pixel_values` [frames, bands, 1] (or [bands, frames, 1], as the extractor has them).
 
     Args:
       table: paths, bytes, arrays or dicts (`preprocess.audio.read_audio`) in the column `audio`; all else must be numbers.
@@ -36,6 +37,7 @@ class AudioRows:
       augment: what is done to sounds in training; None reads every sound the same way each time.
       most: seconds; longer sounds are cut.
       audio: the name of that column.
+      as_image: whether a spectrum is an image of one channel.
       collate: what a loader does to each padded batch of them (`audio_masks`), beside its own collator.
     """
 
@@ -44,12 +46,18 @@ class AudioRows:
     augment: AudioAugment | None = None
     most: float = math.inf
     audio: str = "audio"
+    as_image: bool = False
     collate: Collator | None = None
 
     def __post_init__(self) -> None:
         if self.audio not in self.table.column_names:
             raise DataError(
                 f"{self.table.name} has no column {self.audio!r}, only {', '.join(self.table.column_names)}"
+            )
+        if self.as_image and self._waves:
+            raise InputError(
+                f"an image model reads spectra, and {type(self.extractor).__name__} gives waves: use one that makes spectra, "
+                "such as ASTFeatureExtractor"
             )
 
     @property
@@ -113,4 +121,4 @@ class AudioRows:
             return {key: features[: self._samples[index]], **row}  # a header may say too little
         if self.augment is not None and generator is not None:
             features = self.augment.spectrum(features, generator, 1 if key == "input_features" else 0)
-        return {key: features, **row}
+        return {"pixel_values": features[..., None], **row} if self.as_image else {key: features, **row}

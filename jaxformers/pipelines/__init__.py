@@ -129,7 +129,7 @@ TASKS = {
     "sentence-embedding": Task(embeddings.sentence_embedding, None, MINILM),
     "audio-classification": Task(
         audio.audio_classification,
-        "audio-classification",
+        ("audio-classification", "image-classification"),
         ("superb/wav2vec2-base-superb-ks", "372e048"),
         ("feature_extractor",),
     ),

@@ -22,7 +22,7 @@ from jaxformers.pipelines.base import HOST, Batch, Forward, Pipeline, Preprocess
 from jaxformers.pipelines.inputs import WHOLE, Parts, as_float32, batched, read_one_text, rows_of
 from jaxformers.pipelines.text import scores_of
 from jaxformers.preprocess.audio import read_audio
-from jaxformers.preprocess.feature_extractors import FeatureExtractor, Wav2Vec2FeatureExtractor
+from jaxformers.preprocess.feature_extractors import FeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 # The lengths batches are padded to; each is a program.
 SECONDS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, *(1 << n for n in range(7, 16)))
@@ -67,7 +67,7 @@ def wave_row(extractor: FeatureExtractor, wave: np.ndarray) -> Row:
 
 
 def _spectrum_key(parts: Parts) -> str:
-    return "input_features" if "input_features" in parts.model.family.inputs else "input_values"
+    return "input_features" if isinstance(parts.feature_extractor, WhisperFeatureExtractor) else "input_values"
 
 
 def read_spectra(parts: Parts, encode: Any) -> Preprocess:
@@ -86,6 +86,8 @@ def read_spectra(parts: Parts, encode: Any) -> Preprocess:
 def audio_classification(parts: Parts) -> Pipeline:
     """Which class a sound belongs to: for each a list of `{"score", "label"}`, the likeliest first.
 
+    A classifier of images of one channel sees the spectrum that the feature extractor makes.
+
     Options of a call: `top_k` (5; None means all labels), `function_to_apply` ("softmax", "sigmoid" or "none"; by default what
     the model's problem asks for).
     """
@@ -99,6 +101,8 @@ def audio_classification(parts: Parts) -> Pipeline:
 
     def compute(params: Tree, batch: Batch) -> Batch:
         more: dict[str, Any] = {"norm_padding": False} if waves else {}
+        if "pixel_values" in model.inputs:
+            batch = {"pixel_values": batch[key][..., None]}
         return {"logits": as_float32(model.apply(params, execution=WHOLE, **batch, **more).logits)}
 
     def postprocess(outputs: Batch, *, top_k: int | None = 5, function_to_apply: str | None = None) -> Any:

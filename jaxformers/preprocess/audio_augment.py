@@ -1,4 +1,4 @@
-"""What is done to sounds in training, at random: speed, place, loudness, colour, noise, and SpecAugment's masks.
+"""What is done to sounds in training, at random: speed, place, loudness, colour, noise, throats, and SpecAugment's masks.
 
 A recipe is an `AudioAugment`; a generator in the same state gives the same numbers. The masks by which Wav2Vec2 hides its own
 frames are in `spec_augment`.
@@ -26,6 +26,8 @@ class AudioAugment:
       gain: by how many dB it is made louder or quieter, at most.
       colour: by how many dB an octave is made louder or quieter, at most: as other microphones and rooms would have it.
       noise: the least distance, in dB, of white noise under the sound; at random up to 40 dB more. None adds none.
+      throat: how much longer or shorter a speaker's throat becomes at most, as a share: all bands of a spectrum move that much
+        down or up (Jaitly & Hinton 2013).
       time_masks, time_width: how many stretches of a spectrum are hidden, and frames of each at most (Park et al. 2019).
       band_masks, band_width: likewise of its bands.
 
@@ -38,6 +40,7 @@ class AudioAugment:
     gain: float = 0.0
     colour: float = 0.0
     noise: float | None = None
+    throat: float = 0.0
     time_masks: int = 0
     time_width: int = 0
     band_masks: int = 0
@@ -46,7 +49,7 @@ class AudioAugment:
     def __post_init__(self) -> None:
         if not (len(self.speed) == 2 and 1 / STEPS <= self.speed[0] <= self.speed[1]):
             raise InputError(f"speed must be two numbers above 0, the smaller first, found {self.speed!r}")
-        for name in ("shift", "gain", "colour", "time_masks", "time_width", "band_masks", "band_width"):
+        for name in ("shift", "gain", "colour", "throat", "time_masks", "time_width", "band_masks", "band_width"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be below 0, found {getattr(self, name)!r}")
 
@@ -82,13 +85,15 @@ class AudioAugment:
         return wave
 
     def spectrum(self, spectrum: np.ndarray, generator: Generator, time_axis: int = 0) -> np.ndarray:
-        """A spectrum some of whose frames and bands are its mean.
+        """A spectrum of another throat, some of whose frames and bands are its mean.
 
         Args:
           spectrum: [frames, bands], or with `time_axis` 1 [bands, frames].
           generator: where the masks are drawn from.
           time_axis: the axis of frames.
         """
+        if self.throat:
+            spectrum = _moved(spectrum, 1 - time_axis, 1 + generator.uniform(-self.throat, self.throat))
         hidden = np.zeros(spectrum.shape, bool)
         for axis, count, width in ((time_axis, self.time_masks, self.time_width),
                                    (1 - time_axis, self.band_masks, self.band_width)):  # fmt: skip
@@ -98,3 +103,13 @@ class AudioAugment:
                 first = int(generator.integers(0, size - span + 1))
                 hidden[(slice(None),) * axis + (slice(first, first + span),)] = True
         return np.where(hidden, spectrum.mean(), spectrum)
+
+
+def _moved(spectrum: np.ndarray, axis: int, factor: float) -> np.ndarray:
+    """Each band takes what stood at its number times `factor`, between two bands a part of both; the last one is repeated."""
+    last = spectrum.shape[axis] - 1
+    places = np.minimum(np.arange(last + 1) * factor, last)
+    low = places.astype(int)
+    part = np.expand_dims((places - low).astype(spectrum.dtype), 1 - axis)
+    below, above = np.take(spectrum, low, axis), np.take(spectrum, np.minimum(low + 1, last), axis)
+    return np.asarray(below + part * (above - below))

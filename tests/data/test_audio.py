@@ -129,6 +129,29 @@ def test_spectra_have_one_size(sounds):
         assert 0 < hidden.all(time).sum() <= 3
         kept = ~hidden.all(1 - time, keepdims=True) & ~hidden.all(time, keepdims=True)
         np.testing.assert_array_equal(drawn[kept], batch[key][2][kept])
+        seen = Batches(AudioRows(table, extractor, as_image=True), batch_size=3)[0]
+        np.testing.assert_array_equal(seen["pixel_values"], batch[key][..., None])
+    with pytest.raises(InputError, match="an image model reads spectra, and Wav2Vec2FeatureExtractor gives waves"):
+        AudioRows(sounds, EXTRACTOR, as_image=True)
+
+
+@pytest.mark.parametrize("time_axis", [0, 1])
+def test_another_throat_moves_the_bands(time_axis):
+    """A hill over the bands stays a hill, somewhere else; what a frame is does not change with its neighbours."""
+    hill = np.exp(-((np.arange(40) - 20) ** 2) / 32).astype(np.float32)
+    spectrum = np.stack([hill, 2 * hill], time_axis)
+    tops = set()
+    for seed in range(30):
+        moved = AudioAugment(throat=0.2).spectrum(spectrum, np.random.default_rng(seed), time_axis)
+        assert moved.dtype == np.float32
+        first, second = np.moveaxis(moved, time_axis, 0)
+        np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
+        assert first.max() > 0.98  # what is read stands at most 0.6 of a band from the top
+        tops.add(int(first.argmax()))
+    assert min(tops) >= 16
+    assert max(tops) <= 25
+    assert len(tops) > 4
+    np.testing.assert_array_equal(AudioAugment().spectrum(spectrum, np.random.default_rng(0), time_axis), spectrum)
 
 
 def test_what_is_changed_in_training(sounds):

@@ -10,7 +10,11 @@ import pytest
 import jaxformers as jf
 from jaxformers.errors import InputError
 from jaxformers.preprocess import train_byte_level
-from jaxformers.preprocess.feature_extractors import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from jaxformers.preprocess.feature_extractors import (
+    ASTFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 from tests.goldens import sounds
 
 RNG = np.random.default_rng(0)
@@ -40,6 +44,21 @@ def test_classes(classify):
         classify(WAVES[0], top_k=0)
     with pytest.raises(InputError, match="input 1 must be a path"):
         classify([WAVES[0], None])
+
+
+def test_an_image_model_sees_the_spectrum(tmp_path):
+    config = {"model_type": "resnet", "num_channels": 1, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+              "layer_type": "basic", "id2label": sounds.LABELS}  # fmt: skip
+    model = jf.load(config, "image-classification")
+    extractor = ASTFeatureExtractor(num_mel_bins=16, max_length=32)
+    jf.save(model, tmp_path)
+    extractor.save(tmp_path)
+    classify = jf.pipeline("audio-classification", str(tmp_path))
+    logits = model.apply(model.params, pixel_values=extractor(WAVES)["input_values"][..., None]).logits
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    for row, found in zip(np.asarray(chances), classify(WAVES), strict=True):
+        said = {each["label"]: each["score"] for each in found}
+        np.testing.assert_allclose([said[label] for label in model.config.labels], row, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
