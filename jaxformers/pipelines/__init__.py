@@ -49,6 +49,7 @@ from jaxformers.preprocess import (
     load_image_processor,
     load_tokenizer,
 )
+from jaxformers.preprocess.feature_extractors import describes_sounds
 
 LOG = logging.getLogger("jaxformers")
 
@@ -262,6 +263,8 @@ def pipeline(
         family = family_of(raw, str(folder))
         if task is None:
             task = _task_of(head_of(raw, str(folder)), family, os.fspath(model))
+            if task == "image-classification" and describes_sounds(folder):
+                task = "audio-classification"  # its images are spectra
         heads = TASKS[task].heads_in(family, raw.get("architectures"))
         loaded = load(folder, head=heads[0], dtype=dtype, mesh=mesh)
         parts = Parts(loaded, folder, mesh, **_prepared(TASKS[task].takes, preparers, folder))

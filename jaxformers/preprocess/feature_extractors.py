@@ -347,6 +347,13 @@ CLASS_OF_MODEL = {
 _IGNORED = {"feature_extractor_type", "processor_class", "auto_map", "return_tensors"}
 
 
+def describes_sounds(folder: Path) -> bool:
+    """Whether a model's folder has a preprocessor_config.json that names a feature extractor."""
+    from jaxformers.checkpoints.files import read_json  # its room loads models, which this does not need
+
+    return (folder / FILE).is_file() and read_json(folder / FILE).get("feature_extractor_type") in CLASSES
+
+
 def load_feature_extractor(
     path: str | os.PathLike[str], *, revision: str | None = None, **overrides: Any
 ) -> FeatureExtractor:
