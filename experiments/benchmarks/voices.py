@@ -3,7 +3,7 @@
     apt install espeak-ng flite festival festvox-kallpc16k
     python -m experiments.benchmarks.voices --recordings fsdd --output out/voices
     python -m experiments.audio_classification --data out/voices --file-names '(?P<label>\\d)_(?P<speaker>[a-z]+)_\\d+' \\
-      --held-out speaker=lucas --num-train-epochs 16
+      --held-out speaker=lucas --num-train-epochs 10
 
 For digits: files are `DIGIT_SPEAKER_NUMBER.wav`, at 8 kHz, as FSDD has them. espeak-ng gives each of its voices a few times over,
 with accents, pitches and paces drawn from a seed, flite and festival what they have. The recordings are linked, several times, so
