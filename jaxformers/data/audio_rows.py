@@ -18,7 +18,7 @@ from jaxformers.data.table import Table
 from jaxformers.errors import DataError, InputError
 from jaxformers.preprocess.audio import count_samples
 from jaxformers.preprocess.audio_augment import AudioAugment
-from jaxformers.preprocess.feature_extractors import FeatureExtractor, Wav2Vec2FeatureExtractor
+from jaxformers.preprocess.feature_extractors import FeatureExtractor, Wav2Vec2FeatureExtractor, must_be_seen
 
 Example = dict[str, Any]
 GRAIN = 20  # lengths of waves are told in twentieths of a second: a loader weighs each of them
@@ -54,11 +54,8 @@ class AudioRows:
             raise DataError(
                 f"{self.table.name} has no column {self.audio!r}, only {', '.join(self.table.column_names)}"
             )
-        if self.as_image and self._waves:
-            raise InputError(
-                f"an image model reads spectra, and {type(self.extractor).__name__} gives waves: use one that makes spectra, "
-                "such as ASTFeatureExtractor"
-            )
+        if self.as_image:
+            must_be_seen(self.extractor)
 
     @property
     def name(self) -> str:

@@ -22,7 +22,12 @@ from jaxformers.pipelines.base import HOST, Batch, Forward, Pipeline, Preprocess
 from jaxformers.pipelines.inputs import WHOLE, Parts, as_float32, batched, read_one_text, rows_of
 from jaxformers.pipelines.text import scores_of
 from jaxformers.preprocess.audio import read_audio
-from jaxformers.preprocess.feature_extractors import FeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from jaxformers.preprocess.feature_extractors import (
+    FeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+    must_be_seen,
+)
 
 # The lengths batches are padded to; each is a program.
 SECONDS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, *(1 << n for n in range(7, 16)))
@@ -92,7 +97,10 @@ def audio_classification(parts: Parts) -> Pipeline:
     the model's problem asks for).
     """
     model, extractor = parts.model, parts.feature_extractor
-    waves, key = isinstance(extractor, Wav2Vec2FeatureExtractor), _spectrum_key(parts)
+    waves, seen = isinstance(extractor, Wav2Vec2FeatureExtractor), "pixel_values" in model.inputs
+    key = _spectrum_key(parts)
+    if seen:
+        must_be_seen(extractor)
 
     def encode(items: list[np.ndarray]) -> tuple[list[Row], dict[str, Any]]:
         if waves:
@@ -101,7 +109,7 @@ def audio_classification(parts: Parts) -> Pipeline:
 
     def compute(params: Tree, batch: Batch) -> Batch:
         more: dict[str, Any] = {"norm_padding": False} if waves else {}
-        if "pixel_values" in model.inputs:
+        if seen:
             batch = {"pixel_values": batch[key][..., None]}
         return {"logits": as_float32(model.apply(params, execution=WHOLE, **batch, **more).logits)}
 

@@ -52,6 +52,8 @@ class AudioAugment:
         for name in ("shift", "gain", "colour", "throat", "time_masks", "time_width", "band_masks", "band_width"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be below 0, found {getattr(self, name)!r}")
+        if self.throat >= 1:
+            raise InputError(f"throat must be below 1, found {self.throat!r}")
 
     @property
     def longest(self) -> float:

@@ -347,6 +347,15 @@ CLASS_OF_MODEL = {
 _IGNORED = {"feature_extractor_type", "processor_class", "auto_map", "return_tensors"}
 
 
+def must_be_seen(extractor: FeatureExtractor) -> None:
+    """Raises `InputError` where what an extractor makes is nothing that an image model could see."""
+    if isinstance(extractor, Wav2Vec2FeatureExtractor | SpeechT5FeatureExtractor):
+        raise InputError(
+            f"an image model reads spectra, and {type(extractor).__name__} gives waves: use one that makes spectra, such as "
+            "ASTFeatureExtractor"
+        )
+
+
 def describes_sounds(folder: Path) -> bool:
     """Whether a model's folder has a preprocessor_config.json that names a feature extractor."""
     from jaxformers.checkpoints.files import read_json  # its room loads models, which this does not need

@@ -186,6 +186,8 @@ def test_what_is_changed_in_training(sounds):
         AudioAugment(speed=(2, 1))
     with pytest.raises(InputError, match="shift must not be below 0, found -1"):
         AudioAugment(shift=-1)
+    with pytest.raises(InputError, match=r"throat must be below 1, found 1\.5"):
+        AudioAugment(throat=1.5)
 
 
 FRAMES = wav2vec2.config_from_hf(

@@ -59,6 +59,8 @@ def test_an_image_model_sees_the_spectrum(tmp_path):
     for row, found in zip(np.asarray(chances), classify(WAVES), strict=True):
         said = {each["label"]: each["score"] for each in found}
         np.testing.assert_allclose([said[label] for label in model.config.labels], row, rtol=1e-4)
+    with pytest.raises(InputError, match="an image model reads spectra, and Wav2Vec2FeatureExtractor gives waves"):
+        jf.pipeline("audio-classification", model, feature_extractor=EXTRACTOR)
 
 
 @pytest.fixture(scope="module")
