@@ -122,7 +122,10 @@ def main(options: Options) -> None:
         sys.exit(f"error: {options.output} is there already")
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
-        print(f"not installed, and left out: {', '.join(missing)}", flush=True)
+        told = f"not installed: {', '.join(missing)}"
+        if len(missing) == len(PROGRAMS):
+            sys.exit(f"error: {told}; at least one of them must be there")
+        print(f"{told}; left out", flush=True)
     options.output.mkdir(parents=True)
     for path in recordings:
         for again in range(options.times):

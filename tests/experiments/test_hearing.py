@@ -6,9 +6,11 @@ import soundfile
 
 from experiments import audio_classification, ctc, sounds, whisper
 from experiments.launch import parse
+from jaxformers.checkpoints import load, save
 from jaxformers.data import Table
 from jaxformers.errors import DataError, InputError
-from jaxformers.preprocess import train_letters
+from jaxformers.preprocess import Processor, train_letters
+from jaxformers.preprocess.feature_extractors import WhisperFeatureExtractor
 
 
 def config_of(module, *flags):
@@ -44,10 +46,25 @@ def test_a_classifier_that_fits_the_sounds():
     waves = [np.zeros(round(seconds * 16000), np.float32) for seconds in (0.4, 0.9, 1.2, 1.7)]
     extractor = audio_classification.fitting_extractor(waves)
     assert extractor.chunk_length == 2
+    sizes = whisper.found_sizes(Processor(train_letters(["AB"]), feature_extractor=extractor))
+    assert (sizes["num_mel_bins"], sizes["max_source_positions"]) == (80, 100)
     with pytest.raises(InputError, match="give --model"):
         audio_classification.run(config_of(audio_classification, "--freeze"))
     with pytest.raises(InputError, match="augment must be one of none, light, strong, found 'loud'"):
         audio_classification.prepare({}, extractor, config_of(audio_classification, "--augment", "loud"), [])
+
+
+def test_a_trained_image_model_goes_on_hearing(tmp_path):
+    config = config_of(audio_classification, "--tiny")
+    save(load({**audio_classification.small_resnet(config), "id2label": {0: "A"}}, "image-classification"), tmp_path)
+    assert audio_classification.head_for(str(tmp_path)) == "image-classification"
+    assert audio_classification.head_for(None) == "audio-classification"
+    table, extractor = (
+        Table({"audio": [np.ones(800, np.float32)], "labels": [0]}),
+        WhisperFeatureExtractor(chunk_length=1),
+    )
+    prepared = audio_classification.prepare({"train": table}, extractor, config.replace(model=str(tmp_path)), ["A"])
+    assert prepared.examples["train"][0]["pixel_values"].shape == (80, 100, 1)
 
 
 def test_drawn_sounds_are_those_of_their_seed():
